@@ -1,0 +1,88 @@
+/* um_kernels.h - the kernels' functions: the only C that Python calls for arithmetic.
+ *
+ * Contract of every function here: pure (no system call, no allocation, no global state), total (any bytes
+ * in, a code out; never a crash, never a read outside the given lengths), and deterministic on every
+ * machine. Each has a twin of the same meaning in unimeter/kernels/reference.
+ */
+#ifndef UM_KERNELS_H
+#define UM_KERNELS_H
+#include "um_layout.h"
+
+/* CDEF BEGIN */
+/* crc32c.c: Castagnoli CRC (RFC 3720 B.4); `crc` is 0 or the result so far */
+uint32_t um_crc32c(uint32_t crc, const uint8_t *data, uint64_t len);
+
+/* hash.c: see um__hash.h for the definition; out[0] = lo, out[1] = hi */
+uint64_t um_hash64(const uint8_t *data, uint64_t len, uint64_t seed);
+void um_hash128(const uint8_t *data, uint64_t len, uint64_t seed, uint64_t *out);
+
+/* frames.c: split a receive buffer into whole v1 and v2 request frames. payload_max bounds payload_len. */
+void um_frame_scan(const uint8_t *data, uint64_t len, uint32_t payload_max, um_frame *frames, uint32_t frames_max, um_scan *result);
+/* the client's side: response frames of the given protocol (1 or 2) */
+void um_response_scan(const uint8_t *data, uint64_t len, uint32_t protocol, uint32_t payload_max, um_frame *frames, uint32_t frames_max, um_scan *result);
+
+/* catalog.c */
+void um_catalog_index(um_catalog *catalog);
+uint32_t um_catalog_find(const um_catalog *catalog, const uint8_t *code, uint32_t len);   /* metric id or UM_NONE */
+
+/* intake.c, intake_v1.c, intake_v2.c: take ingest frames from frames[first..count) until a stop; returns the stop
+ * code, *next = first frame not taken. */
+uint32_t um_intake_frames(const uint8_t *data, uint64_t len, const um_frame *frames, uint32_t first, uint32_t count,
+                          const um_catalog *catalog, uint32_t link, um_intake *intake, uint32_t *next);
+
+/* replies.c: answers to requests[first..count), appended to out; stops when out is full. One run per stretch of
+ * requests on the same link: runs[] = {link, offset, length} as u32 triples. summaries/verdicts NULL: answer as
+ * ordered (async) or refused. Returns the number of requests answered; *run_count and out->used are set. */
+uint32_t um_replies(const um_request *requests, uint32_t first, uint32_t count, const uint32_t *notes, const um_summary *summaries,
+                    const uint8_t *verdicts, um_arena *out, uint32_t *runs, uint32_t runs_max, uint32_t *run_count);
+
+/* journal.c */
+void um_entry_seal(um_entry *header, const uint8_t *body);    /* fills crc from the other fields and the body */
+uint32_t um_entry_verify(const uint8_t *entry, uint64_t len);   /* 1: well-formed down to the last row, crc right */
+/* Build a record at out (64-aligned): header from *header (kind, seq, prev_chain, stamp_ns, entry_count set by the
+ * caller), body = the body_len bytes already at out + 64. Zero-pads to 64. Returns total length; fills *header. */
+uint64_t um_record_seal(um_record *header, uint8_t *out, uint64_t body_len);
+#define UM_J_END 0              /* ran out of bytes at a record boundary or inside a record: give more */
+#define UM_J_ZERO 1             /* zeroes where a record should begin: never written */
+#define UM_J_BAD 2              /* not a valid record of this place in the chain */
+#define UM_J_SEGMENT_END 3      /* the segment's closing record was read */
+typedef struct { uint64_t consumed, seq, chain; uint32_t records, stop; } um_journal_scan;
+/* Verify records from data[0], expecting seq and prev chain; offsets[] receives each record's start. consumed = bytes of
+ * good records. A record whose end lies past len is UM_J_END if its header is valid (so far), else UM_J_BAD. */
+void um_journal_verify(const uint8_t *data, uint64_t len, uint64_t seq, uint64_t chain, uint64_t *offsets, uint32_t offsets_max, um_journal_scan *out);
+/* Is there any whole, valid record with sequence number > seq in data? Its offset, or -1. (rot, not a torn tail) */
+int64_t um_journal_find_later(const uint8_t *data, uint64_t len, uint64_t seq);
+
+/* state.c */
+void um_state_init(um_state *state, const um_limits *limits);       /* memory zeroed by the caller */
+void um_state_reindex(um_state *state);                             /* rebuild every index from the regions */
+uint64_t um_region_record_bytes(uint32_t region);
+uint64_t um_index_bytes_max(const um_limits *limits, uint32_t index);
+uint64_t um_scratch_bytes_max(void);
+
+/* apply.c: the whole entry; room is checked first. summaries_max >= batch_count and verdicts_max >= row_count. */
+void um_apply(um_state *state, const um_catalog *catalog, const uint8_t *entry, um_summary *summaries, uint8_t *verdicts, um_applied *applied);
+
+/* digest.c */
+uint64_t um_state_digest(const um_state *state);                    /* full digest of all regions: O(state) */
+uint32_t um_state_check(const um_state *state, const um_catalog *catalog);   /* 0, or the number of the first broken rule (state_check.c) */
+
+/* checkpoint.c: a consistent image of the regions at the moment of begin, streamed while apply goes on */
+uint64_t um_ckpt_begin(um_state *state);                            /* total bytes of the stream */
+uint64_t um_ckpt_read(um_state *state, uint8_t *out, uint64_t cap); /* bytes produced; 0 = complete */
+void um_ckpt_end(um_state *state);
+/* feed the stream into a zeroed state; returns 0, or 1 when the stream is not one; then um_state_reindex */
+uint32_t um_ckpt_load(um_state *state, uint64_t stream_off, const uint8_t *data, uint64_t len);
+
+/* query.c */
+uint32_t um_query_begin(um_state *state, const um_catalog *catalog, const uint8_t *spec, uint64_t spec_len, um_arena *scratch, um_query_info *info);
+void um_query_scan(const um_state *state, const um_catalog *catalog, um_arena *scratch, uint32_t group, const uint8_t *records, uint64_t len);
+/* writes rows to out from row *cursor on; returns bytes written (whole rows only); *cursor advances; done when *cursor == info.groups */
+uint64_t um_query_rows(const um_state *state, const um_arena *scratch, uint64_t *cursor, uint8_t *out, uint64_t cap);
+void um_period_bounds(uint32_t period_type, uint32_t billing_day, int64_t ts, int64_t *start, int64_t *end);
+
+/* events.c: list stored events of one account from verified journal records; returns records appended to out */
+uint64_t um_events_scan(const um_state *state, const uint8_t *spec, uint64_t spec_len, uint32_t group, const uint8_t *records, uint64_t len,
+                        uint64_t limit, um_arena *out);
+/* CDEF END */
+#endif

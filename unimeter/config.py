@@ -1,0 +1,96 @@
+"""Every limit in the system, with its unit, checked against each other once.
+
+`NodeConfig()` is production; the simulator shrinks the numbers so that every limit is met in a short run.
+`state_limits(memory_max_bytes)` turns a memory budget into the replicated table limits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unimeter.kernels.api import Limits
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+SECOND_NS = 1_000_000_000
+DAY_NS = 86_400 * SECOND_NS
+
+BLOCK_BYTES = 4096  # unit of every disk offset and length (O_DIRECT)
+PARTITIONS = 256
+MEMORY_BYTES_MIN = 64 * MIB
+MEMORY_BYTES_DEFAULT = 4 * GIB
+DEFAULT_PORT = 7001
+DEFAULT_ADMIN_PORT = 9090
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    node_id: int = 1
+    advertise: str = "127.0.0.1:7001"  # the address clients are told, at most 23 bytes (v1 partition map)
+    group_count: int = 1
+    memory_max_bytes: int = MEMORY_BYTES_DEFAULT
+
+    frame_bytes_max: int = 8 * MIB  # one request's payload
+    batch_events_max: int = 65_536  # events in one ingest request
+    entry_bytes_max: int = 16 * MIB  # one group's open entry; at least one frame fits
+    links_max: int = 10_000
+    receive_buffer_bytes: int = 256 * KIB  # what one read may bring
+    send_buffer_bytes_max: int = 64 * MIB  # a client that does not read its answers is cut off here
+
+    segment_bytes: int = 64 * MIB  # one journal file
+    stripe_bytes: int = 256 * KIB  # granularity of the journal's sparse index
+    checkpoint_after_bytes: int = 512 * MIB  # journal written since the last checkpoint
+    checkpoint_chunk_bytes: int = 1 * MIB
+    recovery_read_bytes: int = 4 * MIB
+    scan_read_bytes: int = 1 * MIB
+
+    queries_waiting_max: int = 4096
+    query_groups_max: int = 100_000
+    query_scans_max: int = 4  # queries that read the journal at the same time
+    events_list_max: int = 50_000  # records in one answer
+    alerts_list_max: int = 10_000
+    no_space_retry_ns: int = SECOND_NS // 2
+
+    def __post_init__(self) -> None:
+        if self.entry_bytes_max < self.frame_bytes_max + 64 * KIB:
+            raise ValueError("entry_bytes_max must exceed frame_bytes_max by 64 KiB, or one request could never be taken")
+        if self.segment_bytes < 2 * self.entry_bytes_max:
+            raise ValueError("segment_bytes must be at least twice entry_bytes_max, or a record could not fit a segment")
+        for name in ("segment_bytes", "stripe_bytes", "recovery_read_bytes", "scan_read_bytes"):
+            if getattr(self, name) % BLOCK_BYTES:
+                raise ValueError(f"{name} must be a multiple of {BLOCK_BYTES} bytes")
+        if len(self.advertise.encode()) > 23:
+            raise ValueError("advertise must be at most 23 bytes: an ip:port as the v1 partition map carries it")
+        if self.memory_max_bytes < MEMORY_BYTES_MIN:
+            raise ValueError(f"memory_max_bytes must be at least {MEMORY_BYTES_MIN} (64 MiB)")
+
+
+def state_limits(memory_max_bytes: int) -> Limits:
+    """Split a memory budget over the tables of a group's state (indexes included)."""
+    unit = memory_max_bytes // 100  # one percent of the budget, in bytes
+    records = (
+        1,  # META
+        min(4 * unit, 2**32 - 8),  # HEAP, bytes
+        unit * 2 // 56,  # VALUES: 24 B + 32 B index
+        unit * 4 // 56,  # ACCOUNTS
+        unit * 10 // 64,  # SERIES: 32 B + 32 B index
+        unit * 10 // 64,  # CELLS
+        unit * 2 // 4,  # DIMS, u32 words
+        unit * 24 // 128,  # BUCKETS: 96 B + 32 B index
+        unit * 10 // 72,  # MEMBERS
+        unit * 10 // 48,  # FPS0: 16 B + 32 B index
+        unit * 10 // 48,  # FPS1
+        unit * 10 // 64,  # IDS
+        max(64, unit // 2700),  # SESSIONS
+        unit // 120,  # PERIODS
+        unit // 72,  # PMEMBERS
+        unit // 72,  # ALERTS
+        unit // 16,  # SKIPS
+    )
+    return Limits(
+        records_max=records,
+        fingerprints_per_generation=records[9],
+        cells_per_series_max=16_384,
+        session_idle_ns=7 * DAY_NS,
+    )

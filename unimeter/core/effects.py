@@ -1,0 +1,79 @@
+"""What a node can ask of the world. The effects of one step are unordered: whatever must come later is
+emitted by the step that receives the completion of what must come first.
+
+Every Write, Create, Delete and Read completes exactly once (WriteDone, ReadDone), or the node is dead.
+Done means durable: content, length and directory entry survive a power cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from unimeter.kernels.api import Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Bytes for one link, in order with earlier Sends of earlier steps on that link; lost if the link closes.
+    At most one Send per link per step."""
+
+    link: int
+    data: Bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close a link after what was sent on it (including in this step) has been flushed."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Write data at offset of an existing file (or grow it), durably. Offset and length are multiples of
+    BLOCK_BYTES. `data` must not change until the completion. Writes on one lane are done in the order given;
+    the journal lane never waits for the bulk lane."""
+
+    op: int
+    file: str
+    offset: int
+    data: Bytes
+    bulk: bool = False  # True: the background lane (checkpoints)
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Create a file of `size_bytes` zeroes with its space allocated (size 0: empty), replacing nothing: an
+    existing file of that name is truncated first. Background lane."""
+
+    op: int
+    file: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove a file; a missing file is fine. Background lane."""
+
+    op: int
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read up to length bytes at offset. Offset and length are multiples of BLOCK_BYTES. Background lane."""
+
+    op: int
+    file: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Stop this node now. reason None: a clean stop that was asked for."""
+
+    reason: str | None
+
+
+Effect = Send | Close | Write | Create | Delete | Read | Halt

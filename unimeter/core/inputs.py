@@ -1,0 +1,89 @@
+"""What can happen to a node. Everything the outside world does reaches `Node.step` as one of these.
+
+Links and operations are named by integers: links by whoever accepts connections (never reused within a
+process), operations by the node itself (the `op` of an effect comes back in its completion).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from unimeter.kernels.api import FrameTable
+
+
+class Now(NamedTuple):
+    """The time of a step. Only differences of `monotonic_ns` mean anything; `wall_ns` is ns since 1970 UTC."""
+
+    monotonic_ns: int
+    wall_ns: int
+
+
+class FileInfo(NamedTuple):
+    name: str  # relative to the data directory, "/" separated
+    size_bytes: int
+
+
+class DiskError(Enum):
+    """How a disk operation can fail."""
+
+    NO_SPACE = "no space"  # nothing was written; may be tried again
+    FAILED = "failed"  # the disk said no, or a sync failed: the file's content is unknown from now on
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """First input: what the data directory holds."""
+
+    files: tuple[FileInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOpened:
+    link: int
+    peer: str
+
+
+@dataclass(frozen=True, slots=True)
+class FramesArrived:
+    """Whole frames from one link. `frames.error` may end them: the link's bytes after that are not a protocol."""
+
+    link: int
+    data: bytes
+    frames: FrameTable
+
+
+@dataclass(frozen=True, slots=True)
+class LinkClosed:
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteDone:
+    """A Write, Create or Delete is done: durable, or refused with an error."""
+
+    op: int
+    error: DiskError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDone:
+    """`data` is shorter than asked for only at the end of the file."""
+
+    op: int
+    data: bytes
+    error: DiskError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """`Node.deadline_ns` has come (or nothing else happened for a while)."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Drain: answer what is on its way, write a checkpoint, then Halt with reason None."""
+
+
+Input = Booted | LinkOpened | FramesArrived | LinkClosed | WriteDone | ReadDone | TimePassed | StopRequested

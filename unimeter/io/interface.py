@@ -1,0 +1,46 @@
+"""The world as the driver sees it: four small protocols, with a real and a simulated implementation each.
+
+`io/driver.py` is the only caller. Implementations call back into the driver from the same thread
+(real: the event loop; simulated: the world's heap), never from inside one of these methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from unimeter.core.effects import Create, Delete, Read, Write
+from unimeter.core.inputs import FileInfo, Now, ReadDone, WriteDone
+from unimeter.kernels.api import Bytes
+
+
+class Clock(Protocol):
+    def now(self) -> Now: ...
+    def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> None:
+        """Call once at that time; a later call replaces the earlier one. A time not in the future means: at
+        the end of this turn, after the inputs that are already waiting."""
+
+
+class Disk(Protocol):
+    """One data directory. Every submitted operation completes exactly once through `on_done`, unless the
+    process dies."""
+
+    def start(self, on_done: Callable[[WriteDone | ReadDone], None]) -> None: ...
+    def files(self) -> tuple[FileInfo, ...]:
+        """All files below the data directory, sorted by name; called once, at boot."""
+
+    def submit(self, effect: Write | Create | Delete | Read) -> None: ...
+
+
+class Network(Protocol):
+    """Connections, already open, named by link numbers that the network hands out."""
+
+    def send(self, link: int, data: Bytes) -> None:
+        """Queue bytes; an unknown or closed link is fine (the bytes are lost, as they would be on a wire)."""
+
+    def close(self, link: int) -> None: ...
+
+
+class Process(Protocol):
+    def halt(self, reason: str | None) -> None:
+        """End this process: reason None is a clean stop, anything else a failure to be reported loudly."""
