@@ -16,7 +16,9 @@ uint32_t um_crc32c(uint32_t crc, const uint8_t *data, uint64_t len);
 uint64_t um_hash64(const uint8_t *data, uint64_t len, uint64_t seed);
 void um_hash128(const uint8_t *data, uint64_t len, uint64_t seed, uint64_t *out);
 
-/* frames.c: split a receive buffer into whole v1 and v2 request frames. payload_max bounds payload_len. */
+/* frames.c: split a receive buffer into whole v1 and v2 request frames. payload_max bounds payload_len. A header is
+ * judged once all of it is there (the magic once 4 bytes are), in this order: v1: version, length; v2: header crc
+ * (request id reported as 0), version, length, then, once the payload is there, its crc. */
 void um_frame_scan(const uint8_t *data, uint64_t len, uint32_t payload_max, um_frame *frames, uint32_t frames_max, um_scan *result);
 /* the client's side: response frames of the given protocol (1 or 2) */
 void um_response_scan(const uint8_t *data, uint64_t len, uint32_t protocol, uint32_t payload_max, um_frame *frames, uint32_t frames_max, um_scan *result);
@@ -26,7 +28,11 @@ void um_catalog_index(um_catalog *catalog);
 uint32_t um_catalog_find(const um_catalog *catalog, const uint8_t *code, uint32_t len);   /* metric id or UM_NONE */
 
 /* intake.c, intake_v1.c, intake_v2.c: take ingest frames from frames[first..count) until a stop; returns the stop
- * code, *next = first frame not taken. */
+ * code, *next = first frame not taken. What is refused, and how hard, stands at the top of intake_v1.c and
+ * intake_v2.c: the first fault in the order of the bytes decides. UM_STOP_FULL (before a frame is touched) when
+ * the rows arena has less than 48 + payload_len bytes left, the notes arena less than 8 * batch_events_max, or a
+ * request list no room for one more. A request goes to `waiting` when it is sync (an OPEN_SESSION batch always is)
+ * and has a batch, else to `immediate`. It has a batch when it has rows or a session. */
 uint32_t um_intake_frames(const uint8_t *data, uint64_t len, const um_frame *frames, uint32_t first, uint32_t count,
                           const um_catalog *catalog, uint32_t link, um_intake *intake, uint32_t *next);
 

@@ -280,8 +280,10 @@ typedef struct {
     uint32_t flags, status;     /* UM_REQ_* ; status != OK: nothing of the request was kept */
     uint32_t batch;             /* number of its batch in the entry, UM_NONE when none */
     uint32_t events, unknown;   /* events in the request; of these refused for an unknown metric */
-    uint32_t notes_off, notes_count;   /* its refused events in the notes arena (pairs of u32: event index, verdict) */
-    uint32_t row_base, row_count, reserved;  /* its rows among the entry's rows (index into the verdict bytes) */
+    uint32_t notes_off, notes_count;   /* its refused events in the notes arena: from u32 notes_off on, notes_count
+                                          pairs of u32 (event index, verdict) */
+    uint32_t row_base, row_count, reserved;  /* its rows among the entry's rows (index into the verdict bytes);
+                                          status != OK: row_base is the event at fault, UM_NONE: the request as a whole */
     uint64_t first_seq;         /* set when the entry is sealed: for the answer to async requests */
 } um_request;
 
@@ -335,6 +337,7 @@ typedef struct {                /* followed by: account text; group_by dimension
 #define UM_Q_SCAN 1
 #define UM_Q_SCRATCH 2          /* scratch too small: info.scratch_needed says how much */
 #define UM_Q_GROUPS 3           /* more groups than the caller's limit */
+#define UM_Q_MALFORMED 4        /* not a query of this catalog: unknown metric or dimension, lengths that do not fit */
 typedef struct {
     uint64_t scratch_needed;
     uint64_t first_seq, end_seq;      /* rows to scan have first_seq <= seq < end_seq */

@@ -87,9 +87,13 @@ class Intake(Protocol):
     Two of these alternate in a node: one open, one on its way to disk.
     """
 
-    batch_count: int
-    row_count: int
-    used_bytes: int
+    @property
+    def batch_count(self) -> int: ...
+    @property
+    def row_count(self) -> int: ...
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the entry's body so far."""
 
     def take(self, catalog: Catalog, data: Bytes, frames: FrameTable, first: int, link: int) -> tuple[int, int]:
         """Take ingest frames from `first` on. Returns (UM_STOP_*, index of the first frame not taken)."""
@@ -134,7 +138,7 @@ class Row(NamedTuple):
     """One answer row. `min`, `max`, `last_value`, `last_ts` mean something when count > 0."""
 
     dimensions: tuple[bytes, ...]
-    count: int
+    count: int  # type: ignore[assignment]  # tuple.count is not missed here
     sum: int
     min: int
     max: int

@@ -1,0 +1,80 @@
+# Everything a fresh machine needs: Python 3.11+, a C compiler and make.
+#
+#   make demo     build, start a node, import a real data set, print totals, stop
+#   make test     build, lint, C tests under sanitizers, Python tests, the simulator
+#
+# `make build` makes .venv with the `unimeter` command in it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CC ?= cc
+MAKEFLAGS += --no-print-directory
+
+KERNEL_SOURCES := $(wildcard csrc/kernels/*.c)
+KERNEL_HEADERS := $(wildcard csrc/kernels/*.h)
+SYSIO_SOURCES := $(wildcard csrc/sysio/*.c)
+SYSIO_HEADERS := $(wildcard csrc/sysio/*.h)
+C_TESTS := $(patsubst csrc/tests/%.c,build/ctests/%,$(wildcard csrc/tests/test_*.c))
+C_FUZZERS := $(patsubst csrc/fuzz/%.c,build/fuzz/%,$(wildcard csrc/fuzz/fuzz_*.c))
+ARCH_FLAGS := $(if $(filter x86_64,$(shell uname -m)),-msse4.2)
+STRICT := -std=gnu11 -O1 -g $(ARCH_FLAGS) -Wall -Wextra -Wconversion -Werror
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+FUZZ_ITERATIONS ?= 200000
+SIM_SEEDS ?= 2000
+
+.PHONY: build native demo test lint ctest fuzz pytest sim bench clean help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+build: $(STAMP) native
+
+$(STAMP): pyproject.toml setup.py
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $(STAMP)
+
+native: $(STAMP)
+	@$(BIN)/python tools/build_native.py
+
+demo: build
+	@$(BIN)/unimeter demo
+
+test: build lint ctest fuzz pytest sim
+
+lint: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ctest: $(C_TESTS)
+	@for test in $(C_TESTS); do echo "$$test"; $$test || exit 1; done
+
+build/ctests/%: csrc/tests/%.c $(KERNEL_SOURCES) $(KERNEL_HEADERS) $(SYSIO_SOURCES) $(SYSIO_HEADERS)
+	@mkdir -p build/ctests
+	$(CC) $(STRICT) $(SANITIZE) -Icsrc/kernels -Icsrc/sysio -o $@ $< $(KERNEL_SOURCES) $(SYSIO_SOURCES) -lpthread
+
+fuzz: $(C_FUZZERS)
+	@for fuzzer in $(C_FUZZERS); do echo "$$fuzzer $(FUZZ_ITERATIONS)"; $$fuzzer $(FUZZ_ITERATIONS) || exit 1; done
+
+build/fuzz/%: csrc/fuzz/%.c $(KERNEL_SOURCES) $(KERNEL_HEADERS)
+	@mkdir -p build/fuzz
+	$(CC) $(STRICT) $(SANITIZE) -Icsrc/kernels -o $@ $< $(KERNEL_SOURCES)
+
+pytest: build
+	$(BIN)/python -m pytest -n 2
+
+sim: build
+	$(BIN)/unimeter sim --seeds $(SIM_SEEDS) --jobs 2
+
+bench: build
+	$(BIN)/unimeter bench
+
+clean:
+	rm -rf build dist *.egg-info $(VENV)
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -f unimeter/kernels/native/*.so unimeter/io/real/*.so unimeter/commands/*.so

@@ -1,0 +1,239 @@
+/* series.c - where an event goes, and adding it there.
+ *
+ *     (account, metric) -> SERIES -> CELLS: one per combination of dimension values
+ *                                      -> BUCKETS: one per hour with events
+ *                                           -> MEMBERS: count-unique only, the last operation per member
+ *
+ * Resolving only reads; it finds out which records exist and which would have to be made. The room for those is
+ * checked together, and only then is anything created: a refused event leaves no trace. Two shortcuts
+ * spare the normal event its lookups: a series' first cell, and a cell's most recently used bucket.
+ */
+#include "um__apply.h"
+
+/* ---- resolve ---- */
+
+static void resolve_account(const um_state *st, um__target *t) {
+    t->text = t->view->text != NULL;
+    t->account = t->view->head->account;
+    t->account_new = 0;
+    if (!t->text) return;
+    const uint32_t number = um__find_account(st, t->view->text, t->view->text_len);
+    t->account_new = number == UM_NONE;
+    t->account = number;
+}
+
+static void resolve_dimensions(const um_state *st, um__target *t) {
+    t->dims_len = t->values_new = 0;
+    if (t->view->prop_count == 0) return;
+    for (uint32_t i = 0; i < t->metric->dimension_count; i++) {
+        const um__property *prop = um__row_property(t->view, &t->metric->dimensions[i]);
+        t->dims[i] = prop == NULL ? 0 : um__find_value(st, prop->value, prop->value_len);
+        t->fresh[i] = t->dims[i] == UM_NONE ? prop : NULL;
+        t->values_new += t->dims[i] == UM_NONE;
+        if (t->dims[i] != 0) t->dims_len = i + 1;
+    }
+}
+
+static uint32_t resolve_series(const um_state *st, const um__target *t, uint32_t hint) {
+    if (hint != UM_NONE) {
+        const um_series *s = um__um_series(st, hint);
+        if (s->account == t->account && s->text == t->text && s->metric == t->metric->id) return hint;
+    }
+    return um__find_series(st, t->account, t->text, t->metric->id);
+}
+
+static uint32_t resolve_cell(const um_state *st, const um__target *t) {
+    const uint32_t first = um__um_series(st, t->series)->first_cell;
+    if (first != UM_NONE) {
+        const um_cell *c = um__um_cell(st, first);
+        if (c->dims_len == t->dims_len && (t->dims_len == 0 || memcmp(um__dims(st, c->dims_off), t->dims, t->dims_len * sizeof t->dims[0]) == 0)) {
+            return first;
+        }
+    }
+    return um__find_cell(st, t->series, t->dims, t->dims_len);
+}
+
+static uint32_t find_member(const um_state *st, uint32_t bucket, int64_t member) {
+    const uint64_t hash = um__hash2(bucket, (uint64_t)member);
+    uint64_t pos = hash;
+    uint32_t number;
+    while ((number = um__probe(st, UM_X_MEMBERS, hash, &pos)) != UM_NONE) {
+        const um_member *m = um__um_member(st, number);
+        if (m->bucket == bucket && m->member == member) return number;
+    }
+    return UM_NONE;
+}
+
+void um__series_resolve(const um__ctx *ctx, const um__row_view *view, const um_metric *metric, uint32_t series_hint, um__target *t) {
+    const um_state *st = ctx->st;
+    t->view = view;
+    t->metric = metric;
+    t->value = view->head->value;
+    t->ts = view->head->timestamp_ns != 0 ? view->head->timestamp_ns : ctx->stamp_ns;
+    t->hour = um__hour(t->ts);
+    t->operation = view->head->operation == UM_OP_REMOVE ? UM_OP_REMOVE : UM_OP_ADD;
+    t->series = t->cell = t->bucket = t->member = UM_NONE;
+    resolve_account(st, t);
+    resolve_dimensions(st, t);
+    if (t->account_new) return;
+    t->series = resolve_series(st, t, series_hint);
+    if (t->series == UM_NONE || t->values_new != 0) return;
+    t->cell = resolve_cell(st, t);
+    if (t->cell == UM_NONE) return;
+    const uint32_t hot = um__um_cell(st, t->cell)->hot_bucket;
+    if (hot != UM_NONE && um__um_bucket(st, hot)->hour == t->hour) t->bucket = hot;
+    else t->bucket = um__find_bucket(st, t->cell, t->hour);
+    if (t->bucket != UM_NONE && metric->aggregation == UM_AGG_UNIQUE) t->member = find_member(st, t->bucket, t->value);
+}
+
+/* ---- room ---- */
+
+static int room_for_new(const um__ctx *ctx, const um__target *t) {
+    uint64_t heap = t->account_new ? t->view->text_len : 0;
+    for (uint32_t i = 0; t->values_new != 0 && i < t->dims_len; i++) {
+        if (t->fresh[i] != NULL) heap += t->fresh[i]->value_len;
+    }
+    const uint64_t cells = t->cell == UM_NONE;
+    return um__room(ctx, UM_R_ACCOUNTS, t->account_new) && um__room(ctx, UM_R_HEAP, heap) &&
+           um__room(ctx, UM_R_VALUES, t->values_new) && um__room(ctx, UM_R_SERIES, t->series == UM_NONE) &&
+           um__room(ctx, UM_R_CELLS, cells) && um__room(ctx, UM_R_DIMS, cells * t->dims_len) &&
+           um__room(ctx, UM_R_BUCKETS, t->bucket == UM_NONE);
+}
+
+uint32_t um__series_room(const um__ctx *ctx, const um__target *t) {
+    if (t->bucket == UM_NONE) {
+        if (t->cell == UM_NONE) {
+            const uint64_t cells = t->series == UM_NONE ? 0 : um__um_series(ctx->st, t->series)->cell_count;
+            if (cells >= ctx->meta->limits.cells_per_series_max) return UM_V_CARDINALITY;
+        }
+        if (!room_for_new(ctx, t)) return UM_V_FULL;
+    }
+    if (t->metric->aggregation == UM_AGG_UNIQUE && t->member == UM_NONE && !um__room(ctx, UM_R_MEMBERS, 1)) return UM_V_FULL;
+    if (!um__room(ctx, UM_R_SKIPS, 1)) return UM_V_FULL;
+    if (um__has_thresholds(ctx, t) && !um__thresholds_room(ctx, t)) return UM_V_FULL;
+    return UM_V_STORED;
+}
+
+/* ---- create ---- */
+
+static void intern_account(um_state *st, um__target *t) {
+    const uint32_t number = um__count(st, UM_R_ACCOUNTS);
+    um_account record = {.hash = um_hash64(t->view->text, t->view->text_len, 0), .len = t->view->text_len};
+    record.heap_off = um__append(st, UM_R_HEAP, t->view->text, record.len);
+    um__append(st, UM_R_ACCOUNTS, &record, sizeof record);
+    um__index_add(st, UM_X_ACCOUNTS, record.hash, number);
+    t->account = number;
+}
+
+static uint32_t intern_value(um_state *st, const um__property *prop) {
+    const uint32_t known = um__find_value(st, prop->value, prop->value_len);   /* a dimension before may have brought it */
+    if (known != UM_NONE) return known;
+    const uint32_t number = um__count(st, UM_R_VALUES);
+    um_value record = {.hash = um_hash64(prop->value, prop->value_len, 0), .len = prop->value_len};
+    record.heap_off = um__append(st, UM_R_HEAP, prop->value, record.len);
+    um__append(st, UM_R_VALUES, &record, sizeof record);
+    um__index_add(st, UM_X_VALUES, record.hash, number);
+    return number;
+}
+
+static void create_series(um_state *st, um__target *t) {
+    const um_series record = {.account = t->account, .metric = t->metric->id, .text = t->text,
+                              .first_cell = UM_NONE, .last_cell = UM_NONE, .first_period = UM_NONE};
+    t->series = um__count(st, UM_R_SERIES);
+    um__append(st, UM_R_SERIES, &record, sizeof record);
+    um__index_add(st, UM_X_SERIES, um__series_hash(t->account, t->text, t->metric->id), t->series);
+}
+
+static void create_cell(um_state *st, um__target *t) {
+    um_cell record = {.series = t->series, .next = UM_NONE, .dims_len = t->dims_len, .first_bucket = UM_NONE, .hot_bucket = UM_NONE};
+    record.dims_off = um__count(st, UM_R_DIMS);
+    um__append(st, UM_R_DIMS, t->dims, t->dims_len * sizeof t->dims[0]);
+    t->cell = um__count(st, UM_R_CELLS);
+    um__append(st, UM_R_CELLS, &record, sizeof record);
+    um__index_add(st, UM_X_CELLS, um__cell_hash(t->series, t->dims, t->dims_len), t->cell);
+
+    UM__TOUCH(st, um_series, UM_R_SERIES, t->series);
+    um_series *s = um__um_series(st, t->series);
+    if (s->last_cell == UM_NONE) {
+        s->first_cell = t->cell;
+    } else {
+        UM__TOUCH(st, um_cell, UM_R_CELLS, s->last_cell);
+        um__um_cell(st, s->last_cell)->next = t->cell;
+    }
+    s->last_cell = t->cell;
+    s->cell_count++;
+}
+
+static void create_bucket(um_state *st, um__target *t, uint64_t seq) {
+    UM__TOUCH(st, um_cell, UM_R_CELLS, t->cell);
+    um_cell *c = um__um_cell(st, t->cell);
+    const um_bucket record = {.cell = t->cell, .next = c->first_bucket, .hour = t->hour, .first_member = UM_NONE,
+                              .min = t->value, .max = t->value, .last_value = t->value, .first_ts = t->ts, .last_ts = t->ts,
+                              .last_seq = seq, .first_seq = seq};
+    t->bucket = um__count(st, UM_R_BUCKETS);
+    um__append(st, UM_R_BUCKETS, &record, sizeof record);
+    um__index_add(st, UM_X_BUCKETS, um__hash2(t->cell, t->hour), t->bucket);
+    c->first_bucket = t->bucket;
+    c->bucket_count++;
+}
+
+/* ---- update ---- */
+
+static void update_bucket(um_bucket *b, const um__target *t, uint64_t seq) {
+    const uint64_t low = b->sum_lo + (uint64_t)t->value;
+    const uint64_t carry = low < b->sum_lo;
+    b->sum_hi = (int64_t)((uint64_t)b->sum_hi + (uint64_t)(t->value >> 63) + carry);
+    b->sum_lo = low;
+    b->count++;
+    if (t->value < b->min) b->min = t->value;
+    if (t->value > b->max) b->max = t->value;
+    if (t->ts < b->first_ts) b->first_ts = t->ts;
+    if (t->ts >= b->last_ts) {   /* seq only grows: later in the log wins among equals */
+        b->last_ts = t->ts;
+        b->last_value = t->value;
+        b->last_seq = seq;
+    }
+}
+
+static void update_member(um_state *st, um__target *t, uint64_t seq) {
+    if (t->member == UM_NONE) {
+        um_bucket *b = um__um_bucket(st, t->bucket);   /* touched by the caller */
+        const um_member record = {.bucket = t->bucket, .next = b->first_member, .member = t->value,
+                                  .last_ts = t->ts, .last_seq = seq, .operation = t->operation};
+        t->member = um__count(st, UM_R_MEMBERS);
+        um__append(st, UM_R_MEMBERS, &record, sizeof record);
+        um__index_add(st, UM_X_MEMBERS, um__hash2(t->bucket, (uint64_t)t->value), t->member);
+        b->first_member = t->member;
+        return;
+    }
+    um_member *m = um__um_member(st, t->member);
+    if (t->ts < m->last_ts) return;
+    UM__TOUCH(st, um_member, UM_R_MEMBERS, t->member);
+    m->last_ts = t->ts;
+    m->last_seq = seq;
+    m->operation = t->operation;
+}
+
+uint64_t um__series_store(um__ctx *ctx, um__target *t, uint64_t seq) {
+    um_state *st = ctx->st;
+    if (t->bucket == UM_NONE) {
+        if (t->account_new) intern_account(st, t);
+        for (uint32_t i = 0; t->values_new != 0 && i < t->dims_len; i++) {
+            if (t->fresh[i] != NULL) t->dims[i] = intern_value(st, t->fresh[i]);
+        }
+        if (t->series == UM_NONE) create_series(st, t);
+        if (t->cell == UM_NONE) create_cell(st, t);
+        create_bucket(st, t, seq);
+    }
+    um_cell *c = um__um_cell(st, t->cell);
+    if (c->hot_bucket != t->bucket) {
+        UM__TOUCH(st, um_cell, UM_R_CELLS, t->cell);
+        c->hot_bucket = t->bucket;
+    }
+    UM__TOUCH(st, um_bucket, UM_R_BUCKETS, t->bucket);
+    um_bucket *b = um__um_bucket(st, t->bucket);
+    update_bucket(b, t, seq);
+    if (t->metric->aggregation != UM_AGG_UNIQUE) return UM__DIGEST(um_bucket, b);
+    update_member(st, t, seq);
+    return UM__DIGEST(um_bucket, b) + UM__DIGEST(um_member, um__um_member(st, t->member));
+}

@@ -1,0 +1,147 @@
+/* um__apply.h - how apply changes a group's state (internal to the apply family of files).
+ *
+ * Two laws hold for every change:
+ *   1. bytes below `used` of a region change only after um__touch: a streaming checkpoint has then saved what
+ *      it still needs of them (checkpoint.c);
+ *   2. a record is appended with um__append and entered in its index with um__index_add, in this order, so
+ *      that an index can at any moment be rebuilt from its pool (state.c).
+ * Room is checked before the first change of a row (um__room_*), so append itself never fails.
+ */
+#ifndef UM__APPLY_H
+#define UM__APPLY_H
+#include "um__state.h"
+
+/* ---- indexes ---- */
+static inline const uint64_t *um__slots(const um_state *st, uint32_t index) {
+    return (const uint64_t *)(const void *)st->index[index].base;
+}
+/* Record numbers whose tag matches `hash`, one per call; start with *pos = hash. UM_NONE: no more. */
+static inline uint32_t um__probe(const um_state *st, uint32_t index, uint64_t hash, uint64_t *pos) {
+    const uint64_t *slots = um__slots(st, index);
+    const uint64_t mask = st->index_mask[index];
+    uint64_t at = *pos & mask, slot;
+    while ((slot = slots[at]) != 0) {
+        at = (at + 1) & mask;
+        if ((slot >> 32) == (hash >> 32)) {
+            *pos = at;
+            return (uint32_t)slot - 1;
+        }
+    }
+    *pos = at;
+    return UM_NONE;
+}
+static inline void um__index_prefetch(const um_state *st, uint32_t index, uint64_t hash) {
+    __builtin_prefetch(um__slots(st, index) + (hash & st->index_mask[index]), 1);
+}
+void um__index_add(um_state *st, uint32_t index, uint64_t hash, uint32_t number);   /* grows at half load */
+void um__index_clear(um_state *st, uint32_t index);                                 /* empty, smallest size */
+void um__index_rebuild(um_state *st, uint32_t index);                               /* from the pool */
+
+int um__index_exact(const um_state *st, uint32_t index);                            /* it holds every record of its pool once */
+
+/* The hashes the indexes are keyed by (state.c has the list). */
+static inline uint64_t um__series_hash(uint64_t account, uint32_t text, uint32_t metric) {
+    return um__hash2(account, (uint64_t)metric << 1 | text);
+}
+static inline uint64_t um__cell_hash(uint32_t series, const uint32_t *dims, uint32_t dims_len) {
+    uint64_t h = um__hash2(series, dims_len);
+    for (uint32_t i = 0; i < dims_len; i++) h = um__mix(h ^ dims[i], UM__K1) + dims[i];
+    return h;
+}
+
+/* ---- changing regions ---- */
+void um__cow_save(um_state *st, uint32_t region, uint64_t offset, uint64_t len);    /* checkpoint.c */
+static inline void um__touch(um_state *st, uint32_t region, uint64_t offset, uint64_t len) {
+    if (__builtin_expect(st->ckpt_active != 0, 0)) um__cow_save(st, region, offset, len);
+}
+#define UM__TOUCH(st, type, region, number) um__touch(st, region, (uint64_t)(number) * sizeof(type), sizeof(type))
+
+/* Appends `len` bytes and returns the offset they begin at. */
+static inline uint64_t um__append(um_state *st, uint32_t region, const void *bytes, uint64_t len) {
+    um_arena *arena = &st->region[region];
+    const uint64_t offset = arena->used;
+    um__touch(st, region, offset, len);
+    if (len != 0) memcpy(arena->base + offset, bytes, len);
+    arena->used = offset + len;
+    return offset;
+}
+
+/* ---- one apply call ---- */
+typedef struct {
+    um_state *st;
+    um_meta *meta;
+    const um_catalog *catalog;
+    int64_t stamp_ns;                     /* of the entry */
+    uint64_t limit_bytes[UM_REGIONS];     /* how far `used` of a region may go */
+    uint32_t fps;                         /* region of the current fingerprint generation */
+    uint32_t batch_fps;                   /* records in it when the batch began */
+    uint32_t batch_rows, batch_flags;
+    uint64_t ordinal_mask, ordinal_used;  /* table of ordinals in scratch; mask 0: not set up for this batch */
+} um__ctx;
+
+static inline int um__room(const um__ctx *ctx, uint32_t region, uint64_t records) {
+    return ctx->st->region[region].used + records * um_region_record_bytes(region) <= ctx->limit_bytes[region];
+}
+
+/* ---- dedup.c ---- */
+#define UM__DEDUP_NONE 0
+#define UM__DEDUP_ID 1
+#define UM__DEDUP_FP 2
+typedef struct {
+    uint32_t kind, pad;
+    uint64_t lo, hi;             /* the key: of the id, or of the row's bytes; then what is to be remembered */
+    uint64_t content;            /* ids only */
+    uint64_t *ordinal;           /* counter of equal rows in this batch, NULL when there is none yet */
+} um__dedup;
+void um__dedup_rotate(um__ctx *ctx, uint32_t entry_rows);
+void um__dedup_key(const um__ctx *ctx, const uint8_t *row, uint32_t len, um__dedup *dedup);      /* hashes and prefetches */
+uint32_t um__dedup_look(um__ctx *ctx, const um__row_view *view, um__dedup *dedup);               /* a verdict; nothing is remembered */
+int um__dedup_room(const um__ctx *ctx, const um__dedup *dedup);
+void um__dedup_remember(um__ctx *ctx, const um__dedup *dedup, uint64_t seq);
+
+/* ---- sessions.c ---- */
+uint32_t um__session_open(um__ctx *ctx, const um_batch *batch);                                  /* 0 or UM_V_SESSIONS_FULL */
+/* 0: apply the rows, then um__session_done with *session; UM_V_DUPLICATE: a retry, *summary has the first result; else refused or settled */
+uint32_t um__session_enter(um__ctx *ctx, const um_batch *batch, um_summary *summary, uint32_t *session);
+void um__session_done(um__ctx *ctx, uint32_t session, uint64_t number, const um_summary *summary);
+
+/* ---- series.c ---- */
+typedef struct {                 /* where a row goes; UM_NONE for records that are to be created */
+    const um_metric *metric;
+    const um__row_view *view;
+    uint64_t account;
+    int64_t value, ts;
+    uint32_t text, account_new, hour, operation;
+    uint32_t series, cell, bucket, member;
+    uint32_t dims_len, values_new;
+    uint32_t dims[UM_DIMENSIONS_MAX];                    /* UM_NONE: not interned yet, then ... */
+    const um__property *fresh[UM_DIMENSIONS_MAX];        /* ... this is the value */
+} um__target;
+void um__series_resolve(const um__ctx *ctx, const um__row_view *view, const um_metric *metric, uint32_t series_hint, um__target *target);
+uint32_t um__series_room(const um__ctx *ctx, const um__target *target);         /* STORED, CARDINALITY or FULL */
+uint64_t um__series_store(um__ctx *ctx, um__target *target, uint64_t seq);      /* digest part */
+
+/* ---- thresholds.c ---- */
+static inline int um__has_thresholds(const um__ctx *ctx, const um__target *target) {
+    return target->metric->threshold_slots != 0 ||
+           (target->series != UM_NONE && um__um_series(ctx->st, target->series)->first_period != UM_NONE);
+}
+int um__thresholds_room(const um__ctx *ctx, const um__target *target);
+uint64_t um__thresholds_store(um__ctx *ctx, const um__target *target, uint64_t seq);   /* digest part */
+
+/* ---- digest.c ---- */
+static inline uint64_t um__digest_words(const void *record, uint32_t words) {
+    static const uint64_t key[7] = {UM__K0, UM__K1, UM__K2, UM__K3, UM__K4, UM__K5, UM__K0};
+    uint64_t sum = 0;
+    for (uint32_t i = 0, k = 0; i < words; i += 2, k = k == 5 ? 0 : k + 1) {
+        uint64_t pair[2] = {0, 0};
+        memcpy(pair, (const uint8_t *)record + (uint64_t)i * 8, words - i > 1 ? 16 : 8);
+        sum += um__mix(pair[0] ^ key[k], pair[1] ^ key[k + 1]);
+    }
+    return sum;
+}
+#define UM__DIGEST(type, record) um__digest_words(record, sizeof(type) / 8)
+
+/* The property of that key, or NULL. (row.c) */
+const um__property *um__row_property(const um__row_view *view, const um_dimension *dimension);
+#endif

@@ -1,0 +1,287 @@
+/* file.c - the four file operations, each durable when it returns.
+ *
+ * Write. Files are opened O_DIRECT | O_DSYNC: one pwrite is on the device when it returns, the page cache
+ * is neither filled nor flushed, and an overwrite of blocks that were really written before (not merely
+ * reserved) needs no metadata, hence no file system journal commit. Where O_DIRECT is refused (tmpfs, some
+ * network file systems) the same code runs buffered: O_DSYNC then means write, then fdatasync.
+ *
+ * Create. Space is reserved first, so that a full disk is found out before anything is written; then real
+ * zeros go in, because a reserved block is turned into a written one by metadata at its first write. Then
+ * file, and directory, are synced. Whatever fails, no half-made file is left behind.
+ *
+ * A full disk (ENOSPC, EDQUOT) is the one error that leaves a file as it was: what a growing write had
+ * appended is cut off again. Where it cannot be undone (an existing part was overwritten, as copy-on-write
+ * file systems may do) it is FAILED like everything else. A sync is never repeated.
+ *
+ * Reads go through the page cache: the parts of the archive that queries touch are touched again. The
+ * kernel drops cached pages of a range that is written with O_DIRECT, so a read that starts after a write
+ * was done sees it.
+ */
+#define _GNU_SOURCE
+#include "um__sys.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define UM__FILE_MODE 0640
+#define UM__DIRECTORY_MODE 0750
+
+uint64_t um__now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+void *um__map(size_t bytes) {
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+static um__outcome um__ok(uint64_t bytes) { return (um__outcome){UM_SYS_OK, 0, bytes}; }
+static um__outcome um__failed(int error) { return (um__outcome){UM_SYS_FAILED, error, 0}; }
+static um__outcome um__no_space(int error) { return (um__outcome){UM_SYS_NO_SPACE, error, 0}; }
+static int um__is_full(int error) { return error == ENOSPC || error == EDQUOT; }
+
+/* ---- open files ---- */
+
+void um__files_init(um__files *f, um__root *root) {
+    memset(f, 0, sizeof *f);
+    f->root = root;
+}
+
+static void um__forget(um__files *f) {
+    for (int i = 0; i < UM__HANDLES; i++)
+        if (f->handles[i].used) {
+            close(f->handles[i].fd);
+            f->handles[i].used = 0;
+        }
+}
+
+void um__files_close(um__files *f) {
+    um__forget(f);
+    if (f->stage) munmap(f->stage, UM__STAGE_BYTES);
+    f->stage = NULL;
+}
+
+/* The file's descriptor, from the cache or opened; or -errno. A name may have been given to another file
+ * since it was opened (deleted here or by another lane, created anew): then all are opened again. */
+static int um__open(um__files *f, const char *name, int writable) {
+    uint64_t unlinked = atomic_load(&f->root->unlinked);
+    if (unlinked != f->unlinked) {
+        um__forget(f);
+        f->unlinked = unlinked;
+    }
+    um__handle *victim = &f->handles[0];
+    for (int i = 0; i < UM__HANDLES; i++) {
+        um__handle *h = &f->handles[i];
+        if (h->used && h->writable == writable && strcmp(h->name, name) == 0) {
+            h->used = ++f->clock;
+            return h->fd;
+        }
+        if (h->used < victim->used) victim = h;
+    }
+    int flags = O_CLOEXEC | O_NOFOLLOW | (writable ? O_RDWR | O_DSYNC | (f->root->direct ? O_DIRECT : 0) : O_RDONLY);
+    int fd = openat(f->root->root, name, flags);
+    if (fd < 0) return -errno;
+    if (victim->used) close(victim->fd);
+    strncpy(victim->name, name, sizeof victim->name - 1);
+    victim->name[sizeof victim->name - 1] = 0;
+    victim->fd = fd;
+    victim->writable = writable;
+    victim->used = ++f->clock;
+    return fd;
+}
+
+/* ---- write ---- */
+
+/* All of it, or the errno; *done counts the bytes that went in either way. */
+static int um__pwrite_all(int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t *done) {
+    while (length) {
+        ssize_t n = pwrite(fd, data, length, (off_t)offset);
+        if (n < 0 && errno == EINTR) continue; /* before the first byte: nothing happened */
+        if (n < 0) return errno;
+        if (n == 0) return EIO;
+        data += n;
+        length -= (uint64_t)n;
+        offset += (uint64_t)n;
+        *done += (uint64_t)n;
+    }
+    return 0;
+}
+
+/* O_DIRECT needs aligned memory: anything else is copied, piece by piece. */
+static int um__pwrite_staged(um__files *f, int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t *done) {
+    if (!f->stage && !(f->stage = um__map(UM__STAGE_BYTES))) return ENOMEM;
+    while (length) {
+        uint64_t piece = length < UM__STAGE_BYTES ? length : UM__STAGE_BYTES;
+        memcpy(f->stage, data, piece);
+        int error = um__pwrite_all(fd, f->stage, piece, offset, done);
+        if (error) return error;
+        data += piece;
+        length -= piece;
+        offset += piece;
+    }
+    return 0;
+}
+
+static um__outcome um__write(um__files *f, const char *name, uint64_t offset, const uint8_t *data, uint64_t length) {
+    if (offset % UM_SYS_BLOCK_BYTES || length % UM_SYS_BLOCK_BYTES) return um__failed(EINVAL);
+    int fd = um__open(f, name, 1);
+    if (fd < 0) return um__is_full(-fd) ? um__no_space(-fd) : um__failed(-fd);
+    struct stat before;
+    if (fstat(fd, &before)) return um__failed(errno);
+    uint64_t size = (uint64_t)before.st_size, done = 0;
+    int aligned = (uintptr_t)data % UM_SYS_BLOCK_BYTES == 0;
+    int error = aligned || !f->root->direct ? um__pwrite_all(fd, data, length, offset, &done)
+                                            : um__pwrite_staged(f, fd, data, length, offset, &done);
+    if (!error) return um__ok(length);
+    if (!um__is_full(error)) return um__failed(error);
+    /* Full: cut off what was appended. Bytes that replaced others cannot be brought back. */
+    if (done && offset < size) return um__failed(error);
+    if (offset + length > size && (ftruncate(fd, (off_t)size) || fsync(fd))) return um__failed(error);
+    return um__no_space(error);
+}
+
+/* ---- create and delete ---- */
+
+static int um__sync_directory(int root, const char *name) {
+    int fd = openat(root, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return errno;
+    int error = fsync(fd) ? errno : 0;
+    close(fd);
+    return error;
+}
+
+/* The directory part of a name, "." when it has none. */
+static const char *um__parent(const char *name, char *out) {
+    const char *slash = strrchr(name, '/');
+    if (!slash) return ".";
+    memcpy(out, name, (size_t)(slash - name));
+    out[slash - name] = 0;
+    return out;
+}
+
+/* Make the directories above a file, each durable in the one above it. */
+static int um__make_parents(int root, const char *name) {
+    char path[UM_SYS_NAME_BYTES_MAX + 1], above[UM_SYS_NAME_BYTES_MAX + 1];
+    for (const char *slash = strchr(name, '/'); slash; slash = strchr(slash + 1, '/')) {
+        memcpy(path, name, (size_t)(slash - name));
+        path[slash - name] = 0;
+        if (mkdirat(root, path, UM__DIRECTORY_MODE) == 0) {
+            int error = um__sync_directory(root, um__parent(path, above));
+            if (error) return error;
+        } else if (errno != EEXIST) {
+            return errno;
+        }
+    }
+    return 0;
+}
+
+static int um__fill(int fd, uint64_t length) {
+    if (length == 0) return 0;
+    if (fallocate(fd, 0, 0, (off_t)length) && errno != EOPNOTSUPP && errno != ENOSYS) return errno;
+    void *zeros = um__map(UM__ZERO_BYTES);
+    if (!zeros) return ENOMEM;
+    int error = 0;
+    uint64_t offset = 0;
+    while (!error && offset < length) {
+        uint64_t piece = length - offset < UM__ZERO_BYTES ? length - offset : UM__ZERO_BYTES;
+        error = um__pwrite_all(fd, zeros, piece, offset, &offset);
+    }
+    munmap(zeros, UM__ZERO_BYTES);
+    return error;
+}
+
+/* Remove a name, durably. Other lanes may still have the file open: cutting it to nothing once it has no
+ * name gives its space back now, and a crash before that finds either the whole file or none. */
+static int um__remove(um__root *root, const char *name) {
+    char parent[UM_SYS_NAME_BYTES_MAX + 1];
+    int fd = openat(root->root, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    int error = unlinkat(root->root, name, 0) && errno != ENOENT ? errno : 0;
+    atomic_fetch_add(&root->unlinked, 1);
+    /* Also when it was gone: perhaps by a delete that a crash cut off before this sync. */
+    if (!error) error = um__sync_directory(root->root, um__parent(name, parent));
+    if (error == ENOENT) error = 0; /* not even the directory is there */
+    if (fd >= 0) {
+        if (!error && ftruncate(fd, 0)) { /* then its space comes back when the last lane closes it */ }
+        close(fd);
+    }
+    return error;
+}
+
+static um__outcome um__create(um__files *f, const char *name, uint64_t length) {
+    int root = f->root->root;
+    char parent[UM_SYS_NAME_BYTES_MAX + 1];
+    int error = um__make_parents(root, name);
+    if (error) return um__is_full(error) ? um__no_space(error) : um__failed(error);
+    int direct = f->root->direct && length % UM_SYS_BLOCK_BYTES == 0 ? O_DIRECT : 0;
+    int fd = openat(root, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW | direct, UM__FILE_MODE);
+    if (fd < 0) return um__is_full(errno) ? um__no_space(errno) : um__failed(errno);
+    error = um__fill(fd, length);
+    if (!error && fsync(fd)) error = um__is_full(errno) ? EIO : errno; /* a failed sync is never "try again" */
+    close(fd);
+    if (!error) error = um__sync_directory(root, um__parent(name, parent));
+    if (!error) return um__ok(length);
+    if (um__remove(f->root, name)) return um__failed(error);
+    return um__is_full(error) ? um__no_space(error) : um__failed(error);
+}
+
+static um__outcome um__delete(um__files *f, const char *name) {
+    int error = um__remove(f->root, name);
+    return error ? um__failed(error) : um__ok(0);
+}
+
+/* ---- read ---- */
+
+static um__outcome um__read(um__files *f, const char *name, uint64_t offset, uint8_t *data, uint64_t length) {
+    int fd = um__open(f, name, 0);
+    if (fd < 0) return um__failed(-fd);
+    uint64_t done = 0;
+    while (done < length) {
+        ssize_t n = pread(fd, data + done, length - done, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return um__failed(errno);
+        if (n == 0) break;
+        done += (uint64_t)n;
+    }
+    return um__ok(done);
+}
+
+um__outcome um__file_do(um__files *f, uint32_t kind, const char *name, uint64_t offset, void *data, uint64_t length) {
+    switch (kind) {
+    case UM_SYS_WRITE: return um__write(f, name, offset, data, length);
+    case UM_SYS_CREATE: return um__create(f, name, length);
+    case UM_SYS_DELETE: return um__delete(f, name);
+    case UM_SYS_READ: return um__read(f, name, offset, data, length);
+    default: return um__failed(EINVAL);
+    }
+}
+
+/* ---- the directory ---- */
+
+/* Does an O_DIRECT | O_DSYNC write work in this directory? Tried on a file without a name left. */
+static int um__try_direct(int root) {
+    static const char name[] = ".direct-probe";
+    int fd = openat(root, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW | O_DIRECT | O_DSYNC, UM__FILE_MODE);
+    unlinkat(root, name, 0);
+    if (fd < 0) return 0;
+    void *block = um__map(UM_SYS_BLOCK_BYTES);
+    int works = block && (pwrite(fd, block, UM_SYS_BLOCK_BYTES, 0) == UM_SYS_BLOCK_BYTES || um__is_full(errno));
+    if (block) munmap(block, UM_SYS_BLOCK_BYTES);
+    close(fd);
+    return works;
+}
+
+int um__root_open(um__root *root, const char *directory, uint32_t flags) {
+    root->root = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (root->root < 0) return -errno;
+    root->direct = !(flags & UM_SYS_FLAG_BUFFERED) && um__try_direct(root->root);
+    atomic_init(&root->unlinked, 0);
+    return 0;
+}
+
+void um__root_close(um__root *root) { close(root->root); }

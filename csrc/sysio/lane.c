@@ -1,0 +1,232 @@
+/* lane.c - a thread, a ring, and how they wake each other.
+ *
+ * Ring. One slot per operation under way, used twice: submit fills in what is to be done, the lane's thread
+ * fills in how it went. Three counters, each with one writer, say who owns a slot:
+ *
+ *      drained  <=  completed  <=  submitted  <=  drained + UM_SYS_DEPTH
+ *      (caller)     (thread)       (caller)
+ *
+ *      [drained, completed)    answers the caller has not taken yet
+ *      [completed, submitted)  work the thread has not done yet
+ *
+ * Since an answer lives in its question's slot, the answers cannot overflow.
+ *
+ * Waking the thread. It announces that it goes to sleep, looks once more, then waits on a futex; submit
+ * publishes the slot, then looks whether the thread sleeps. All four accesses are sequentially consistent,
+ * so at least one side sees the other. While a thread is awake submit makes no system call.
+ *
+ * Spinning. Waking a thread costs tens of microseconds, as long as the write itself. When work has lately
+ * come within SPIN_NS_MAX of the lane running dry, the journal's thread looks for that long before it sleeps.
+ * One that waits longer than that on the average does not spin at all, so an idle node uses no processor.
+ *
+ * Waking the caller. `signalled` is set by the first completion after a drain; only that one writes to the
+ * eventfd. Drain clears the eventfd, then the flag, then takes answers: one that comes in between signals again.
+ */
+#define _GNU_SOURCE
+#include "um__sys.h"
+#include <errno.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define UM__SPIN_NS_MAX 30000u
+#define UM__SPIN_GAP_NS_MAX 1000000u        /* a longer pause counts as this much in the average */
+#define UM__STACK_BYTES (256u << 10)
+
+typedef struct {
+    uint64_t op, offset, length, submitted_ns;
+    void *data;
+    uint32_t kind;
+    char name[UM_SYS_NAME_BYTES_MAX + 1];
+    um_sys_done done;
+} um__slot;
+
+typedef struct {
+    _Alignas(64) _Atomic uint32_t submitted;
+    _Alignas(64) _Atomic uint32_t completed;
+    _Alignas(64) _Atomic uint32_t sleeping; /* the futex */
+    uint32_t drained;                       /* the caller's */
+    uint32_t number;
+    uint32_t spins;                         /* may this lane spin at all */
+    uint64_t gap_ns;                        /* how long it waited for work lately */
+    um_sys_disk *disk;
+    pthread_t thread;
+    um__files files;
+    um__slot slots[UM_SYS_DEPTH];
+} um__lane;
+
+struct um_sys_disk {
+    um__root root;
+    int eventfd;
+    _Atomic int signalled, stopping;
+    um__lane lanes[UM_SYS_LANES];
+};
+
+static void um__futex(_Atomic uint32_t *word, int operation, uint32_t value) {
+    syscall(SYS_futex, word, operation, value, NULL, NULL, 0);
+}
+
+static int um__has_work(um__lane *lane, uint32_t next) {
+    return atomic_load(&lane->submitted) != next;
+}
+
+static void um__pause(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
+/* Returns with work to do, or when stopping. */
+static void um__wait(um__lane *lane, uint32_t next) {
+    uint64_t since = um__now_ns(), now = since;
+    if (lane->spins && lane->gap_ns < UM__SPIN_NS_MAX)
+        while (!um__has_work(lane, next) && (now = um__now_ns()) - since < UM__SPIN_NS_MAX)
+            for (int i = 0; i < 16; i++) um__pause();
+    while (!um__has_work(lane, next) && !atomic_load(&lane->disk->stopping)) {
+        atomic_store(&lane->sleeping, 1);
+        if (!um__has_work(lane, next) && !atomic_load(&lane->disk->stopping))
+            um__futex(&lane->sleeping, FUTEX_WAIT_PRIVATE, 1);
+        atomic_store(&lane->sleeping, 0);
+    }
+    uint64_t gap = um__now_ns() - since;
+    if (gap > UM__SPIN_GAP_NS_MAX) gap = UM__SPIN_GAP_NS_MAX;
+    lane->gap_ns = (lane->gap_ns * 7 + gap) / 8;
+}
+
+static void um__wake(um__lane *lane) {
+    if (atomic_load(&lane->sleeping) && atomic_exchange(&lane->sleeping, 0))
+        um__futex(&lane->sleeping, FUTEX_WAKE_PRIVATE, 1);
+}
+
+static void um__signal(um_sys_disk *disk) {
+    if (atomic_exchange(&disk->signalled, 1)) return;
+    uint64_t one = 1;
+    while (write(disk->eventfd, &one, sizeof one) < 0 && errno == EINTR) {}
+}
+
+static void *um__run(void *argument) {
+    um__lane *lane = argument;
+    um_sys_disk *disk = lane->disk;
+    for (uint32_t next = 0;; next++) {
+        if (!um__has_work(lane, next)) um__wait(lane, next);
+        if (!um__has_work(lane, next)) break; /* stopping, and everything done */
+        um__slot *slot = &lane->slots[next % UM_SYS_DEPTH];
+        um__outcome how = um__file_do(&lane->files, slot->kind, slot->name, slot->offset, slot->data, slot->length);
+        slot->done = (um_sys_done){slot->op,   how.bytes,  um__now_ns() - slot->submitted_ns, lane->number,
+                                   slot->kind, how.status, how.error};
+        atomic_store_explicit(&lane->completed, next + 1, memory_order_release);
+        um__signal(disk);
+    }
+    return NULL;
+}
+
+static int um__lane_start(um__lane *lane) {
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    if (pthread_attr_init(&attributes)) return -ENOMEM;
+    pthread_attr_setstacksize(&attributes, UM__STACK_BYTES);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals belong to the event loop's thread */
+    int error = pthread_create(&lane->thread, &attributes, um__run, lane);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (error) return -error;
+    static const char *const names[UM_SYS_LANES] = {"um-journal", "um-bulk", "um-read"};
+    pthread_setname_np(lane->thread, names[lane->number]);
+    return 0;
+}
+
+static void um__stop(um_sys_disk *disk, uint32_t lanes) {
+    atomic_store(&disk->stopping, 1);
+    for (uint32_t i = 0; i < lanes; i++) {
+        um__wake(&disk->lanes[i]);
+        pthread_join(disk->lanes[i].thread, NULL);
+        um__files_close(&disk->lanes[i].files);
+    }
+    if (disk->eventfd >= 0) close(disk->eventfd);
+    um__root_close(&disk->root);
+    free(disk);
+}
+
+um_sys_disk *um_sys_open(const char *directory, uint32_t flags, int32_t *error) {
+    um_sys_disk *disk = aligned_alloc(64, (sizeof *disk + 63) / 64 * 64);
+    if (!disk) {
+        *error = ENOMEM;
+        return NULL;
+    }
+    memset(disk, 0, sizeof *disk);
+    int bad = um__root_open(&disk->root, directory, flags);
+    if (bad) {
+        free(disk);
+        *error = -bad;
+        return NULL;
+    }
+    disk->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (disk->eventfd < 0) bad = -errno;
+    uint32_t started = 0;
+    while (!bad && started < UM_SYS_LANES) {
+        um__lane *lane = &disk->lanes[started];
+        lane->number = started;
+        lane->spins = started == UM_SYS_LANE_JOURNAL && sysconf(_SC_NPROCESSORS_ONLN) > 1;
+        lane->gap_ns = UM__SPIN_GAP_NS_MAX;
+        lane->disk = disk;
+        um__files_init(&lane->files, &disk->root);
+        bad = um__lane_start(lane);
+        if (!bad) started++;
+    }
+    *error = -bad;
+    if (!bad) return disk;
+    um__stop(disk, started);
+    return NULL;
+}
+
+void um_sys_close(um_sys_disk *disk) { um__stop(disk, UM_SYS_LANES); }
+
+int um_sys_eventfd(um_sys_disk *disk) { return disk->eventfd; }
+
+int um_sys_is_direct(um_sys_disk *disk) { return disk->root.direct; }
+
+int um_sys_submit(um_sys_disk *disk, uint32_t lane_number, uint32_t kind, uint64_t op, const char *file, uint64_t offset,
+                  void *data, uint64_t length) {
+    um__lane *lane = &disk->lanes[lane_number];
+    uint32_t submitted = atomic_load_explicit(&lane->submitted, memory_order_relaxed);
+    if (submitted - lane->drained >= UM_SYS_DEPTH) return 0;
+    um__slot *slot = &lane->slots[submitted % UM_SYS_DEPTH];
+    slot->op = op;
+    slot->kind = kind;
+    slot->offset = offset;
+    slot->data = data;
+    slot->length = length;
+    slot->submitted_ns = um__now_ns();
+    strncpy(slot->name, file, sizeof slot->name - 1);
+    slot->name[sizeof slot->name - 1] = 0;
+    atomic_store(&lane->submitted, submitted + 1);
+    um__wake(lane);
+    return 1;
+}
+
+uint32_t um_sys_drain(um_sys_disk *disk, um_sys_done *out, uint32_t max) {
+    uint64_t count;
+    while (read(disk->eventfd, &count, sizeof count) < 0 && errno == EINTR) {}
+    atomic_store(&disk->signalled, 0);
+    uint32_t taken = 0, left = 0;
+    for (uint32_t i = 0; i < UM_SYS_LANES; i++) {
+        um__lane *lane = &disk->lanes[i];
+        uint32_t completed = atomic_load(&lane->completed);
+        while (lane->drained != completed && taken < max) {
+            out[taken++] = lane->slots[lane->drained % UM_SYS_DEPTH].done;
+            lane->drained++;
+        }
+        left += completed - lane->drained;
+    }
+    if (left) um__signal(disk); /* `out` was too small: come again */
+    return taken;
+}

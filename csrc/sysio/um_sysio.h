@@ -1,0 +1,73 @@
+/* um_sysio.h - the only C that makes system calls: files, written by threads of their own.
+ *
+ * A um_sys_disk is one data directory and three lanes. A lane is a thread, a bounded ring and nothing else:
+ *
+ *     event loop --submit--> [ slot | slot | slot ] --> lane thread: open, pwrite, sync, pread, unlink
+ *         ^                                                   |
+ *         +--- um_sys_drain <--- eventfd (all lanes) <--------+
+ *
+ * Operations on one lane are done in the order given; lanes do not wait for each other. The journal lane
+ * carries nothing but journal writes, so that creating the next segment or answering a query from the
+ * archive never stands in front of a commit; reads have a lane of their own for the same reason.
+ * The caller's thread never blocks: it writes a slot, and wakes the lane only if it sleeps.
+ *
+ * Promises. Every accepted operation completes exactly once. Done means durable: content, length and
+ * directory entry survive a power cut. No operation that failed is ever tried again here: after a failed
+ * sync the page cache may have dropped the data, and a second sync would lie.
+ *
+ * One thread submits and drains (the ring is single producer, single consumer). Memory given to submit
+ * belongs to the lane until the completion has been drained.
+ *
+ * The text between CDEF BEGIN and CDEF END is also what cffi reads.
+ */
+#ifndef UM_SYSIO_H
+#define UM_SYSIO_H
+#include <stdint.h>
+
+/* CDEF BEGIN */
+#define UM_SYS_BLOCK_BYTES 4096       /* unit of every offset and length written */
+#define UM_SYS_NAME_BYTES_MAX 119     /* a file's name, relative to the directory */
+#define UM_SYS_DEPTH 256              /* operations of one lane under way; further ones are refused */
+
+#define UM_SYS_LANE_JOURNAL 0
+#define UM_SYS_LANE_BULK 1
+#define UM_SYS_LANE_READ 2
+#define UM_SYS_LANES 3
+
+#define UM_SYS_WRITE 1                /* overwrite or grow an existing file, durably */
+#define UM_SYS_CREATE 2               /* a file of `length` real zeros; makes missing directories */
+#define UM_SYS_DELETE 3               /* a missing file is fine */
+#define UM_SYS_READ 4                 /* result: bytes read, fewer than asked for only at the end of the file */
+
+#define UM_SYS_OK 0
+#define UM_SYS_NO_SPACE 1             /* nothing was written or is left allocated */
+#define UM_SYS_FAILED 2               /* what the file holds now is unknown */
+
+#define UM_SYS_FLAG_BUFFERED 1        /* do not use O_DIRECT even where the file system offers it */
+
+typedef struct um_sys_disk um_sys_disk;
+typedef struct {
+    uint64_t op;
+    uint64_t bytes;                   /* written or read */
+    uint64_t taken_ns;                /* from submit to done */
+    uint32_t lane, kind, status;
+    int32_t error;                    /* errno, 0 when status is OK */
+} um_sys_done;
+
+/* Open an existing directory and start its lanes. NULL: *error says why (errno). */
+um_sys_disk *um_sys_open(const char *directory, uint32_t flags, int32_t *error);
+/* Finish what was submitted, stop the threads, free everything. */
+void um_sys_close(um_sys_disk *disk);
+/* Readable when there is something to drain. */
+int um_sys_eventfd(um_sys_disk *disk);
+/* 1: files are written with O_DIRECT; 0: through the page cache. */
+int um_sys_is_direct(um_sys_disk *disk);
+/* 1: accepted; 0: the lane is full, drain first. `file` is copied. */
+int um_sys_submit(um_sys_disk *disk, uint32_t lane, uint32_t kind, uint64_t op, const char *file, uint64_t offset, void *data, uint64_t length);
+/* Completions so far, at most `max`; in order within a lane. */
+uint32_t um_sys_drain(um_sys_disk *disk, um_sys_done *out, uint32_t max);
+/* Synchronous, for benchmarks: `count` aligned synced writes of `bytes` each, one after another into a
+ * zeroed file at `path` (made, then removed), their times in out_ns. Returns 1 with O_DIRECT, 0 without, -errno. */
+int um_sys_probe_write(const char *path, uint64_t bytes, uint32_t count, uint64_t *out_ns);
+/* CDEF END */
+#endif

@@ -1,0 +1,234 @@
+"""Builds the C extensions: unimeter.kernels.native._um, unimeter.io.real._sysio, unimeter.commands._load.
+
+What cffi is told (the "cdef") is the text between CDEF BEGIN and CDEF END of the public headers, so the
+headers are the only place where a function or a struct is written down. Two ways in:
+
+* `python tools/build_native.py` builds in place, for work on the tree: strict warnings, objects cached in
+  build/ by the content they came from, under a file lock, each .so renamed into place only when whole.
+* `setup.py` takes the builders `kernels`, `sysio` and `load` from here (cffi_modules), for wheels and plain installs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from cffi import FFI
+
+ROOT = Path(__file__).resolve().parent.parent if "__file__" in globals() else Path.cwd()
+BUILD = ROOT / "build" / "native"
+COMPILE_FLAGS = ["-std=gnu11", "-O3", "-fPIC", *(["-msse4.2"] if platform.machine() == "x86_64" else [])]
+STRICT_FLAGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
+ABI_MACRO = "-DPy_LIMITED_API=0x030b0000"  # one .so for every CPython from 3.11 on
+CDEF = re.compile(r"/\* CDEF BEGIN \*/(.*?)/\* CDEF END \*/", re.DOTALL)
+FUNCTION = re.compile(r"^[a-z][\w ]*?[ *](um_\w+)\([^;{}]*\);[^\n]*$", re.MULTILINE)
+
+
+class Extension(NamedTuple):
+    """One extension module: where it goes, what it is made of."""
+
+    module: str
+    source_dir: str
+    headers: tuple[str, ...]  # in the order cffi must read them
+    link_flags: tuple[str, ...] = ()
+
+    def path(self) -> Path:
+        return ROOT / (self.module.replace(".", "/") + ".abi3.so")
+
+    def sources(self) -> list[Path]:
+        return sorted((ROOT / self.source_dir).glob("*.c"))
+
+    def exists(self) -> bool:
+        return all((ROOT / self.source_dir / header).exists() for header in self.headers)
+
+    def preamble(self) -> str:
+        return "".join(f'#include "{header}"\n' for header in self.headers)
+
+    def cdef(self) -> str:
+        parts: list[str] = []
+        for header in self.headers:
+            found: list[str] = CDEF.findall((ROOT / self.source_dir / header).read_text())
+            if not found:
+                raise SystemExit(f"{self.source_dir}/{header}: no text between CDEF BEGIN and CDEF END")
+            parts += found
+        return "\n".join(parts)
+
+
+KERNELS = Extension("unimeter.kernels.native._um", "csrc/kernels", ("um_layout.h", "um_kernels.h"))
+SYSIO = Extension("unimeter.io.real._sysio", "csrc/sysio", ("um_sysio.h",), ("-pthread",))
+LOAD = Extension("unimeter.commands._load", "csrc/bench", ("um_load.h",))
+
+
+def builder(extension: Extension) -> FFI:
+    """For setup.py: everything in one go, without -Werror (a newer compiler's new warning must not break an
+    installation)."""
+    ffi = FFI()
+    ffi.cdef(extension.cdef())
+    ffi.set_source(
+        extension.module,
+        extension.preamble(),
+        sources=[os.path.relpath(path, ROOT) for path in extension.sources()],
+        include_dirs=[extension.source_dir],
+        extra_compile_args=COMPILE_FLAGS,
+        extra_link_args=list(extension.link_flags),
+    )
+    return ffi
+
+
+def kernels() -> FFI:
+    return builder(KERNELS)
+
+
+def sysio() -> FFI:
+    return builder(SYSIO)
+
+
+def load() -> FFI:
+    return builder(LOAD)
+
+
+# ---- building in place ----
+
+
+@contextmanager
+def build_lock() -> Iterator[None]:
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def digest(*parts: bytes) -> str:
+    h = hashlib.sha256()
+    for part in parts:
+        h.update(len(part).to_bytes(8, "little") + part)
+    return h.hexdigest()[:16]
+
+
+def compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+
+
+def run(command: list[str]) -> str:
+    """Run; what it complained about, or "" when it succeeded."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    return "" if done.returncode == 0 else f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+
+
+def compile_object(source: Path, salt: str, flags: list[str]) -> tuple[Path, str]:
+    """The object of a source, from the cache when neither it nor a header nor a flag changed."""
+    key = digest(source.read_bytes(), salt.encode(), " ".join(flags).encode())
+    out = BUILD / f"{source.parent.name}-{source.stem}-{key}.o"
+    if out.exists():
+        return out, ""
+    for old in BUILD.glob(f"{source.parent.name}-{source.stem}-????????????????.o"):
+        old.unlink()
+    part = out.with_suffix(".part")
+    complaint = run([*compiler(), *flags, "-c", os.path.relpath(source, ROOT), "-o", str(part)])
+    if not complaint:
+        part.replace(out)
+    return out, complaint
+
+
+def symbols(path: Path) -> tuple[set[str], set[str]]:
+    """(defined, undefined) um_ symbols of an object."""
+    out = subprocess.run(["nm", str(path)], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in out.splitlines()]
+    names = [(row[-2], row[-1]) for row in rows if len(row) >= 2 and row[-1].startswith("um_")]
+    return {name for kind, name in names if kind in "TDBRVW"}, {name for kind, name in names if kind == "U"}
+
+
+def without_unresolved(objects: list[Path]) -> tuple[list[Path], set[str], list[str]]:
+    """Leave out objects that need a function nobody defines, until the rest is closed. Returns (objects,
+    defined names, what was left out and why)."""
+    table = {path: symbols(path) for path in objects}
+    notes: list[str] = []
+    while True:
+        defined = set[str]().union(*(table[path][0] for path in table))
+        bad = [path for path in table if table[path][1] - defined]
+        if not bad:
+            return list(table), defined, notes
+        for path in bad:
+            notes.append(f"left out {path.name.rsplit('-', 1)[0]}: needs {', '.join(sorted(table[path][1] - defined))}")
+            del table[path]
+
+
+def build(extension: Extension, partial: bool, force: bool) -> bool:
+    """Build one extension in place if anything changed. True: its .so is current."""
+    directory = ROOT / extension.source_dir
+    headers = b"".join(path.name.encode() + path.read_bytes() for path in sorted(directory.glob("*.h")))
+    salt = digest(headers, sys.version.encode(), " ".join(compiler()).encode())
+    sources = extension.sources()
+    inputs = digest(salt.encode(), Path(__file__).read_bytes(), *(p.name.encode() + p.read_bytes() for p in sources))
+    stamp = BUILD / f"{extension.module}.stamp"
+    target = extension.path()
+    if not force and target.exists() and stamp.exists() and stamp.read_text() == inputs:
+        return True
+    flags = [*COMPILE_FLAGS, f"-I{extension.source_dir}"]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        built = list(pool.map(lambda source: compile_object(source, salt, [*flags, *STRICT_FLAGS]), sources))
+    complaints = [complaint for _, complaint in built if complaint]
+    for complaint in complaints:
+        print(complaint, file=sys.stderr)
+    objects, defined, notes = without_unresolved([path for path, complaint in built if not complaint])
+    cdef = extension.cdef()
+    missing = [name for name in FUNCTION.findall(cdef) if name not in defined]
+    for note in notes:
+        print(f"{extension.module}: {note}", file=sys.stderr)
+    if missing:
+        print(f"{extension.module}: declared but not there: {', '.join(missing)}", file=sys.stderr)
+    whole = not (complaints or notes or missing)
+    if not whole and not partial:
+        return False
+    cdef = FUNCTION.sub(lambda match: match.group(0) if match.group(1) in defined else "", cdef)
+    ffi = FFI()
+    ffi.cdef(cdef)
+    ffi.set_source(extension.module, extension.preamble())
+    glue = BUILD / f"{extension.module.rsplit('.', 1)[1]}.c"
+    ffi.emit_c_code(str(glue))
+    include = sysconfig.get_paths()["include"]
+    glue_object, complaint = compile_object(glue, salt, [*flags, ABI_MACRO, f"-I{include}", "-w"])
+    if not complaint:
+        part = target.with_suffix(".part")
+        command = [*compiler(), "-shared", *extension.link_flags, str(glue_object), *map(str, objects)]
+        complaint = run([*command, "-o", str(part)])
+    if complaint:
+        print(complaint, file=sys.stderr)
+        return False
+    part.replace(target)
+    stamp.write_text(inputs if whole else "partial")
+    print(f"built {target.relative_to(ROOT)}{'' if whole else ' (partial)'}")
+    return whole
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build the C extensions in place.")
+    parser.add_argument(
+        "--partial",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="build what can be built and name the rest; exit code 0",
+    )
+    parser.add_argument("--force", action="store_true", help="build even if nothing changed")
+    arguments = parser.parse_args()
+    with build_lock():
+        extensions = [extension for extension in (KERNELS, SYSIO, LOAD) if extension.exists()]
+        whole = [build(extension, arguments.partial, arguments.force) for extension in extensions]
+    return 0 if all(whole) or arguments.partial else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

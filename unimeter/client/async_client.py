@@ -1,0 +1,318 @@
+"""AsyncClient: `ingest` and `query`, and the little around them.
+
+    async with AsyncClient(["localhost:7001"]) as client:
+        await client.metrics.create(MetricSchema(code="api_calls", agg_type=AggType.COUNT))
+        await client.ingest([Event(account_id=42, metric_code="api_calls")])
+        usage = await client.query(42, "api_calls", current_month())
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from unimeter.client import decode
+from unimeter.client.batch import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, ROW_BYTES_MAX, Batch, encode_events
+from unimeter.client.exchange import Attempt, Exchange
+from unimeter.client.ingest import Lane, Outcome, conclude
+from unimeter.client.link import Connector, LinkLost
+from unimeter.client.protocol import (
+    Fields,
+    Response,
+    Status,
+    Type,
+    decode_error,
+    decode_map,
+    encode_map,
+    encode_request,
+)
+from unimeter.client.results import Alert, IngestResult, Metric, ServerInfo, StoredEvent, Usage, UsageRow
+from unimeter.client.times import TIMESTAMP_MAX_NS
+from unimeter.client.values import Account, Event, Filters, MetricSchema, Period, account_key, metric_code
+from unimeter.errors import ClientClosed, IngestError, InvalidArgument, ProtocolError, UnimeterError, UnknownMetric
+from unimeter.kernels import load
+
+CURRENT = "current"
+PAGE_RECORDS = 1000
+
+
+class AsyncClient:
+    """One application's way to a Unimeter server or cluster. Safe to share between tasks of one event loop.
+
+    `timeout` is the time, in seconds, within which one request or one batch must have its answer; until then it is
+    sent again after lost connections and pushback. `connect_timeout` is for the first connection only.
+    """
+
+    def __init__(self, addresses: Sequence[str], *, timeout: float = 30.0, connect_timeout: float = 5.0) -> None:
+        if not timeout > 0:
+            raise InvalidArgument(f"timeout is a number of seconds above 0, not {timeout!r}")
+        self.metrics = Metrics(self)
+        self._timeout = timeout
+        self._connect_timeout = connect_timeout
+        self._addresses = addresses
+        self._random = random.SystemRandom()
+        self._kernels = load()
+        self._connector = Connector(self._kernels, addresses, self._random)
+        self._exchange = Exchange(self._connector, self._random, silence_seconds=max(timeout / 3, 0.5))
+        self._lane = Lane(self._kernels, self._connector, self._exchange, self._random)
+
+    async def __aenter__(self) -> AsyncClient:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def connect(self) -> ServerInfo:
+        """Connect now, rather than with the first request. Raises ConnectionFailed after `connect_timeout` seconds."""
+        loop = asyncio.get_running_loop()
+        fail_fast = self._connect_timeout <= 0
+        until = loop.time() + (self._timeout if fail_fast else self._connect_timeout)
+        link = await self._connector.link(until, fail_fast)
+        assert link.info is not None
+        return link.info
+
+    def close(self) -> None:
+        """Close the connections. Requests that are under way fail with ClientClosed."""
+        self._connector.close()
+
+    # ---- events ----
+
+    async def ingest(
+        self, events: Iterable[Event] | Event, *, sync: bool = True, timeout: float | None = None
+    ) -> IngestResult:
+        """Store events. `sync`: answered when they are durable; otherwise when they have their place in the order.
+
+        Raises InvalidArgument before anything is sent when an event cannot be right; EventsRefused when the server
+        refused some (all others are stored); IngestIncomplete when time ran out (see `retry`). Duplicates are counted.
+        """
+        listed = [events] if isinstance(events, Event) else list(events)
+        batches = encode_events(listed, *self._batch_limits())
+        if not batches:
+            return IngestResult()
+        if self._connector.info is None:
+            await self.connect()
+            if self._batch_limits() != (BATCH_EVENTS_MAX, BATCH_BYTES_MAX):
+                batches = encode_events(listed, *self._batch_limits())
+        return await self._send_all(batches, sync, timeout)
+
+    async def retry(self, error: IngestError, *, sync: bool = True, timeout: float | None = None) -> IngestResult:
+        """Finish what an IngestIncomplete left unfinished: the same bytes again, so that nothing counts twice. The
+        result is that of the unfinished batches."""
+        return await self._send_all(error.unfinished, sync, timeout)
+
+    async def _send_all(self, batches: Sequence[Batch], sync: bool, timeout: float | None) -> IngestResult:
+        seconds = self._timeout if timeout is None else timeout
+        if len(batches) == 1:  # the usual case needs no tasks
+            return conclude([await self.send_batch(batches[0], sync=sync, timeout=seconds)])
+        failed = asyncio.Event()
+        outcomes: list[Outcome] = []
+        unsent: list[Batch] = []
+        waiting = iter(batches)
+
+        async def work() -> None:
+            for batch in waiting:
+                if failed.is_set():
+                    unsent.append(batch)
+                    continue
+                outcome = await self.send_batch(batch, sync=sync, timeout=seconds)
+                outcomes.append(outcome)
+                if not outcome.finished:
+                    failed.set()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(len(batches), self._window())):
+                group.create_task(work())
+        outcomes.sort(key=lambda outcome: outcome.batch.first)
+        return conclude(outcomes, unsent)
+
+    async def send_batch(self, batch: Batch, *, sync: bool = True, timeout: float | None = None) -> Outcome:
+        """See one encoded batch through (what `ingest` does with each of its batches). Raises nothing."""
+        seconds = self._timeout if timeout is None else timeout
+        try:
+            if batch.frame is not None:
+                return await self._lane.resend(batch, seconds)
+            return await self._lane.send(batch, sync, seconds)
+        except UnimeterError as error:  # it has no number yet: surely not sent
+            return Outcome(batch, error=error, finished=False)
+
+    def _window(self) -> int:
+        info = self._connector.info
+        return min(64, info.session_window) if info else 64
+
+    def _batch_limits(self) -> tuple[int, int]:
+        info = self._connector.info
+        if info is None:
+            return BATCH_EVENTS_MAX, BATCH_BYTES_MAX
+        room = info.frame_bytes_max - 1024
+        return min(BATCH_EVENTS_MAX, info.batch_events_max), max(ROW_BYTES_MAX, min(BATCH_BYTES_MAX, room))
+
+    # ---- questions ----
+
+    async def query(
+        self,
+        account: Account,
+        metric: str,
+        period: Period | str = CURRENT,
+        *,
+        filters: Filters | None = None,
+        timeout: float | None = None,
+    ) -> Usage:
+        """The totals of an account and metric over a period, or over the metric's current one. `filters` keeps the
+        events whose dimension has the value, or one of the values: {"region": "eu"}, {"region": ["eu", "us"]}."""
+        body = _query_body(account, metric, period, filters)
+        return decode.decode_usage(await self._call(Type.QUERY, body, timeout), account, metric)
+
+    async def query_breakdown(
+        self,
+        account: Account,
+        metric: str,
+        period: Period | str = CURRENT,
+        *,
+        group_by: Sequence[str],
+        filters: Filters | None = None,
+        timeout: float | None = None,
+    ) -> list[UsageRow]:
+        """The totals for each combination of values of some dimensions. Events without one have the value ""."""
+        if isinstance(group_by, str) or not group_by:
+            raise InvalidArgument("group_by is a list of dimension keys")
+        body = _query_body(account, metric, period, filters) | {"group_by": list(group_by)}
+        return decode.decode_rows(await self._call(Type.QUERY, body, timeout))
+
+    async def events(
+        self, account: Account, period: Period, *, metric: str | None = None, limit: int | None = None
+    ) -> list[StoredEvent]:
+        """Stored events of an account within a period, in the order of the log; at most `limit`."""
+        account_key(account)
+        body: dict[str, Any] = {"account": account, "since": period.start_ns, "until": period.end_ns - 1, "after": 0}
+        if metric is not None:
+            body["metric"] = metric
+        found: list[StoredEvent] = []
+        if period.end_ns <= period.start_ns:
+            return found
+        while limit is None or len(found) < limit:
+            body["limit"] = PAGE_RECORDS if limit is None else min(PAGE_RECORDS, limit - len(found))
+            page, cursor = decode.decode_events(await self._call(Type.EVENTS_LIST, body))
+            found += page
+            if cursor is None:
+                break
+            if cursor <= body["after"]:
+                raise ProtocolError("a list of events whose cursor does not advance")
+            body["after"] = cursor
+        return found
+
+    async def alerts(
+        self, account: Account | None = None, *, since: int = 0, limit: int | None = None
+    ) -> list[Alert]:
+        """Alerts with a number above `since`, oldest first; at most `limit`."""
+        body: dict[str, Any] = {"since": since}
+        if account is not None:
+            account_key(account)
+            body["account"] = account
+        found: list[Alert] = []
+        while limit is None or len(found) < limit:
+            asked = PAGE_RECORDS if limit is None else min(PAGE_RECORDS, limit - len(found))
+            page = decode.decode_alerts(await self._call(Type.ALERTS_LIST, body | {"limit": asked}))
+            found += page
+            if len(page) < asked:
+                break
+            if page[-1].number <= body["since"]:
+                raise ProtocolError("a list of alerts whose numbers do not advance")
+            body["since"] = page[-1].number
+        return found
+
+    async def watch_alerts(self, since: int = 0) -> AsyncIterator[Alert]:
+        """Alerts as they happen, from number `since` + 1 on, each once: an endless iterator with a connection of its
+        own. Connects again by itself; what happened meanwhile is not missed."""
+        while True:
+            arrived: asyncio.Queue[Response | None] = asyncio.Queue()
+            connector = Connector(self._kernels, self._addresses, self._random)
+            connector.on_push = arrived.put_nowait
+            try:
+                link = await connector.link(asyncio.get_running_loop().time() + self._timeout)
+                link.on_lost = partial(arrived.put_nowait, None)
+                request_id = connector.request_id()
+                frame = encode_request(self._kernels, Type.ALERTS_SUBSCRIBE, request_id, encode_map({"since": since}))
+                answer = await link.start(request_id, frame)
+                if answer.status != Status.OK:
+                    raise decode_error(answer.payload)
+                while (push := await arrived.get()) is not None:
+                    if push.type == Type.ALERT_PUSH:
+                        alert = decode.decode_alert(Fields(decode_map(push.payload)))
+                        if alert.number > since:
+                            since = alert.number
+                            yield alert
+            except LinkLost:
+                await asyncio.sleep(0.05)
+            finally:
+                connector.close()
+            if self._connector.closed:
+                raise ClientClosed("the client is closed")
+
+    async def status(self) -> Mapping[str, Any]:
+        """What the server says of itself: its id, its applied log index, how many events it has."""
+        return await self._call(Type.STATUS, {})
+
+    async def _call(self, type: Type, body: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+        until = asyncio.get_running_loop().time() + (self._timeout if timeout is None else timeout)
+        request_id = self._connector.request_id()
+        if self._connector.info is None:
+            await self.connect()
+        try:
+            payload = encode_map(body)
+        except (ValueError, OverflowError, TypeError, UnicodeEncodeError) as error:
+            raise InvalidArgument(f"this cannot be sent: {error}") from None
+        attempt = Attempt(request_id, encode_request(self._kernels, type, request_id, payload))
+        try:
+            response = await self._exchange.ask(attempt, until)
+        except UnknownMetric:
+            if type == Type.METRIC_DELETE and attempt.sends_unanswered:
+                return {}  # deleted by the first try, whose answer was lost
+            raise
+        return decode_map(response.payload)
+
+
+class Metrics:
+    """`client.metrics`"""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def create(self, schema: MetricSchema) -> bool:
+        """Create a metric, or add dimensions or thresholds to it. True: it is new. The same definition again is fine;
+        a change of what its numbers mean raises MetricConflict."""
+        metric_code(schema.code)
+        body = await self._client._call(Type.METRIC_CREATE, decode.encode_schema(schema))
+        return Fields(body).flag("created", False)
+
+    async def list(self) -> list[Metric]:
+        body = await self._client._call(Type.METRIC_LIST, {})
+        return [decode.decode_metric(metric) for metric in Fields(body).maps("metrics")]
+
+    async def delete(self, code: str) -> None:
+        metric_code(code)
+        await self._client._call(Type.METRIC_DELETE, {"code": code})
+
+
+def _query_body(account: Account, metric: str, period: Period | str, filters: Filters | None) -> dict[str, Any]:
+    account_key(account)
+    metric_code(metric)
+    body: dict[str, Any] = {"account": account, "metric": metric}
+    if isinstance(period, Period):
+        body |= {"start": period.start_ns, "end": min(period.end_ns, TIMESTAMP_MAX_NS)}
+    elif period == CURRENT:
+        body["period"] = CURRENT
+    else:
+        raise InvalidArgument(f'period is a Period(start, end) or "current", not {period!r}')
+    if filters:
+        body["filters"] = {
+            key: [values] if isinstance(values, str) else list(values) for key, values in filters.items()
+        }
+    return body
+

@@ -1,0 +1,157 @@
+"""Events as bytes: rows, and batches of rows.
+
+    batch body   dictionary (metric codes: [len u8, code]..., zero-padded to 8), then rows
+    row          32-byte head (account, timestamp, value, dictionary index, ...), then a tail padded to 8:
+                 [account text] [id] [properties sorted by key]
+
+A batch is encoded once. When it is first sent it gets its place in a session (`session.py`), from then on it is a
+frame of fixed bytes: whatever happens, the same bytes are sent again, and that is what makes a retry harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from unimeter.client.times import timestamp_ns
+from unimeter.client.values import Event, account_key, event_id, metric_code, operation_number, utf8, whole_value
+from unimeter.errors import InvalidArgument
+from unimeter.kernels import protocol as wire
+
+BATCH_EVENTS_MAX = 4096  # of ours; a server may ask for less
+BATCH_BYTES_MAX = 512 * 1024  # keeps a lost connection cheap, and one row always fits
+ROW_BYTES_MAX = 32 + 129 + 65 + wire.PROPERTIES_MAX * (2 + wire.KEY_BYTES_MAX + wire.VALUE_BYTES_MAX) + 7
+
+pack_head = wire.V2_ROW.pack  # (account, timestamp_ns, value, metric, operation, flags, prop_count, 0, tail_len)
+PADDING = tuple(bytes(n) for n in range(8))  # PADDING[-len(tail) & 7]
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """The events of one request. `first` is the place of its first event in the call that made it."""
+
+    first: int
+    count: int
+    dictionary_count: int
+    dictionary: bytes
+    rows: bytes
+    frame: bytes | None = None  # set once, when it gets its number in a session
+    request_id: int = 0
+    number: int = 0
+    sends_unanswered: int = 0  # more than 0 without a final answer: it may have been counted
+    context: object = field(default=None, repr=False)  # whatever the maker wants to find again with the answer
+
+
+class BatchWriter:
+    """Collects rows into batches within the limits."""
+
+    def __init__(self, events_max: int = BATCH_EVENTS_MAX, bytes_max: int = BATCH_BYTES_MAX) -> None:
+        self.events_max = events_max
+        self.bytes_max = bytes_max
+        self._first = 0
+        self._rows: list[bytes] = []
+        self._rows_bytes = 0
+        self._codes: dict[bytes, int] = {}
+        self._codes_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def metric(self, code: bytes) -> int:
+        """The dictionary index of a metric code in the open batch."""
+        index = self._codes.get(code)
+        if index is None:
+            index = self._codes[code] = len(self._codes)
+            self._codes_bytes += 1 + len(code)
+        return index
+
+    def has_room(self, row_bytes: int) -> bool:
+        """Room for one more row, and for one more metric code with it."""
+        used = self._rows_bytes + self._codes_bytes + wire.CODE_BYTES_MAX + 8
+        return len(self._rows) < self.events_max and used + row_bytes <= self.bytes_max
+
+    def add(self, row: bytes) -> None:
+        self._rows.append(row)
+        self._rows_bytes += len(row)
+
+    def take(self) -> Batch:
+        """Close the open batch and begin the next."""
+        dictionary = b"".join(bytes((len(code),)) + code for code in self._codes)
+        dictionary += PADDING[-len(dictionary) & 7]
+        batch = Batch(self._first, len(self._rows), len(self._codes), dictionary, b"".join(self._rows))
+        self._first += batch.count
+        self._rows = []
+        self._rows_bytes = 0
+        self._codes = {}
+        self._codes_bytes = 0
+        return batch
+
+
+def encode_properties(properties: Mapping[str, str]) -> bytes:
+    """The properties part of a row's tail, without padding."""
+    if len(properties) > wire.PROPERTIES_MAX:
+        raise InvalidArgument(f"at most {wire.PROPERTIES_MAX} properties, these are {len(properties)}")
+    parts: list[bytes] = []
+    for key, value in sorted(properties.items()):  # code point order is UTF-8 byte order
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise InvalidArgument(f"properties are text to text: {key!r}: {value!r}")
+        key_bytes, value_bytes = utf8(key, "property key"), utf8(value, "property value")
+        if not 1 <= len(key_bytes) <= wire.KEY_BYTES_MAX:
+            raise InvalidArgument(f"a property key has 1..{wire.KEY_BYTES_MAX} bytes: {key!r}")
+        if len(value_bytes) > wire.VALUE_BYTES_MAX:
+            raise InvalidArgument(f"a property value has at most {wire.VALUE_BYTES_MAX} bytes: {key}={value[:40]!r}...")
+        parts.append(bytes((len(key_bytes), len(value_bytes))) + key_bytes + value_bytes)
+    return b"".join(parts)
+
+
+def encode_row(event: Event, metric: int) -> bytes:
+    """One event as a row; raises InvalidArgument when it cannot be one."""
+    account = account_key(event.account_id)
+    flags = 0
+    tail = b""
+    if isinstance(account, bytes):
+        flags = wire.V2_ROW_FLAG_TEXT
+        tail = bytes((len(account),)) + account
+        account = 0
+    if event.id is not None:
+        identity = event_id(event.id)
+        flags |= wire.V2_ROW_FLAG_ID
+        tail += bytes((len(identity),)) + identity
+    if event.properties:
+        tail += encode_properties(event.properties)
+    tail += PADDING[-len(tail) & 7]
+    time = event.timestamp
+    ns = 0 if time is None else timestamp_ns(time, "timestamp")
+    if ns == 0 and time is not None and time != 0:
+        raise InvalidArgument("the first nanosecond of 1970 cannot be a timestamp: 0 means stamped on arrival")
+    operation = operation_number(event.operation) if event.operation is not None else 0
+    return pack_head(
+        account, ns, whole_value(event.value), metric, operation, flags, len(event.properties), 0, len(tail)
+    ) + tail  # fmt: skip
+
+
+def encode_events(
+    events: Iterable[Event], events_max: int = BATCH_EVENTS_MAX, bytes_max: int = BATCH_BYTES_MAX
+) -> list[Batch]:
+    """All events as batches; one that cannot be sent raises InvalidArgument with its place, and none is sent."""
+    writer = BatchWriter(events_max, bytes_max)
+    batches: list[Batch] = []
+    codes: dict[str, bytes] = {}
+    for place, event in enumerate(events):
+        if not isinstance(event, Event):
+            raise InvalidArgument(f"event {place}: expected an Event, not {type(event).__name__}")
+        try:
+            code = codes.get(event.metric_code)
+            if code is None:
+                code = codes[event.metric_code] = metric_code(event.metric_code)
+            row = encode_row(event, writer.metric(code))
+            if not writer.has_room(len(row)):
+                assert len(writer), "one row always fits an empty batch"
+                batches.append(writer.take())  # a code that only the next row needs may stay in it: it does no harm
+                row = encode_row(event, writer.metric(code))
+        except InvalidArgument as error:
+            raise InvalidArgument(f"event {place}: {error}") from None
+        writer.add(row)
+    if len(writer):
+        batches.append(writer.take())
+    return batches

@@ -1,0 +1,110 @@
+"""Asking until there is an answer: the retry loop that every request goes through.
+
+A request is a frame of fixed bytes with a number. It is sent again, as it is, when the connection is lost, when the
+server pushes back or redirects, and when the connection has gone silent; with growing, randomly shortened waits in
+between; until its deadline. Every request of this protocol may be sent twice: queries change nothing, changes to
+metrics are idempotent, batches are numbered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+from unimeter.client.link import Connector, Link, LinkLost
+from unimeter.client.protocol import Response, Status, decode_error, decode_redirect
+from unimeter.client.session import Backoff
+from unimeter.errors import ConnectionFailed, ProtocolError, RequestTimeout, ServerError, Unavailable
+
+REDIRECTS_FREE = 3  # redirects followed at once; after that each one waits like any other failure
+DAMAGED_MAX = 3  # answers in a row that were no protocol: it will not get better
+
+
+class Attempt:
+    """What is known of one request on its way: read by whoever must judge what a missing answer means."""
+
+    def __init__(self, request_id: int, frame: bytes, sends_unanswered: int = 0) -> None:
+        self.request_id = request_id
+        self.frame = frame
+        self.sends_unanswered = sends_unanswered
+        self.sends = 0
+
+
+class Exchange:
+    def __init__(self, connector: Connector, random: Random, silence_seconds: float) -> None:
+        self._connector = connector
+        self._random = random
+        self._silence_seconds = silence_seconds  # a link that says nothing for so long while asked is given up
+
+    async def ask(self, attempt: Attempt, until: float) -> Response:
+        """The ok answer; a refusal is raised as ServerError (Unavailable: all tries were pushed back until loop time
+        `until`, so nothing was done). RequestTimeout, with the last trouble as its cause, when time ran out with an
+        answer missing; ConnectionFailed when it could not even be sent."""
+        backoff = Backoff(self._random)
+        trouble: Exception | None = None
+        redirects = damaged = 0
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                link = await self._connector.link(until)
+                response = await self._ask_once(link, attempt, until)
+                if response.status == Status.OK:
+                    return response
+                if response.status == Status.REDIRECT:
+                    address = decode_redirect(response.payload)
+                    self._connector.redirect(address)
+                    trouble = ConnectionFailed(f"redirected to {address}")
+                    redirects += 1
+                    if redirects <= REDIRECTS_FREE:
+                        continue
+                elif response.status in (Status.ERROR, Status.BACKPRESSURE):
+                    trouble = decode_error(response.payload)
+                    if response.status == Status.ERROR and not isinstance(trouble, Unavailable):
+                        raise trouble
+                else:
+                    raise ProtocolError(f"an answer with the unknown status {response.status}")
+            except LinkLost as lost:
+                trouble = lost.cause or lost
+                damaged = damaged + 1 if isinstance(lost.cause, ProtocolError) else 0
+                if damaged >= DAMAGED_MAX and lost.cause is not None:
+                    raise lost.cause from None
+            except ConnectionFailed as failed:
+                if attempt.sends == 0 and attempt.sends_unanswered == 0:
+                    raise
+                trouble = trouble or failed
+            except TimeoutError as error:
+                raise _timeout(trouble or error) from trouble
+            wait_seconds = backoff.wait_seconds()
+            if loop.time() + wait_seconds >= until:
+                if isinstance(trouble, Unavailable) and not attempt.sends_unanswered:
+                    raise trouble
+                raise _timeout(trouble) from trouble
+            await asyncio.sleep(wait_seconds)
+
+    async def _ask_once(self, link: Link, attempt: Attempt, until: float) -> Response:
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        asking = link.start(attempt.request_id, attempt.frame)
+        attempt.sends += 1
+        attempt.sends_unanswered += 1
+        try:
+            while not asking.done():
+                now = loop.time()
+                quiet_until = max(asked_at, link.heard_at) + self._silence_seconds
+                if now >= until:
+                    raise TimeoutError
+                if now >= quiet_until:
+                    link.abort(ConnectionFailed(f"{link.address} was silent for {self._silence_seconds:g} seconds"))
+                await asyncio.wait([asking], timeout=max(0.001, min(until, quiet_until) - now))
+            response = asking.result()
+        finally:
+            asking.cancel()
+        attempt.sends_unanswered -= 1
+        return response
+
+
+def _timeout(trouble: Exception | None) -> RequestTimeout:
+    if isinstance(trouble, ServerError):
+        return RequestTimeout(f"not served in time: {trouble}")
+    reason = f": {trouble}" if trouble is not None and str(trouble) else ""
+    return RequestTimeout(f"no answer in time{reason}")

@@ -1,0 +1,213 @@
+"""Batches on their way: numbered within a session, many in flight, each until its final answer.
+
+The lane owns the current session. A batch waits for a place in the window, gets its number and bytes, and goes
+through the exchange. What comes of it is an `Outcome`; `conclude` makes of all the outcomes of a call one result, or
+one exception that says everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from unimeter.client.batch import Batch
+from unimeter.client.exchange import Attempt, Exchange
+from unimeter.client.link import Connector
+from unimeter.client.protocol import IngestAnswer, decode_ingest
+from unimeter.client.results import VERDICT_SENTENCES, IngestResult, Refusal, Verdict
+from unimeter.client.session import WINDOW, Session
+from unimeter.errors import (
+    EventsRefused,
+    IngestIncomplete,
+    Overloaded,
+    ProtocolError,
+    ServerError,
+    SessionLost,
+    Unavailable,
+    UnimeterError,
+)
+from unimeter.kernels import protocol as wire
+from unimeter.kernels.api import Kernels
+
+_SESSION_UNKNOWN = IngestAnswer(0, 0, 0, 0, 0, Verdict.SESSION_UNKNOWN, ())
+SESSION_TRIES_MAX = 3  # fresh sessions for one batch that was surely not counted
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one batch: an answer, or an error. `finished`: nothing more will come of it."""
+
+    batch: Batch
+    answer: IngestAnswer | None = None
+    error: UnimeterError | None = None
+    finished: bool = True
+
+    def refusals(self) -> list[Refusal]:
+        """Its events that were refused, by their place in the call."""
+        if self.answer is None:
+            return []
+        return [
+            Refusal(self.batch.first + place, Verdict(verdict))
+            for place, verdict in self.answer.exceptions
+            if verdict in VERDICT_SENTENCES
+        ]
+
+
+class Lane:
+    """The way of all batches to one group."""
+
+    def __init__(self, kernels: Kernels, connector: Connector, exchange: Exchange, random: Random) -> None:
+        self._kernels = kernels
+        self._connector = connector
+        self._exchange = exchange
+        self._random = random
+        self._session: Session | None = None
+        self._opening = asyncio.Lock()
+        self._changed = asyncio.Event()  # set, and replaced, when a window moves or a session ends
+
+    async def send(self, batch: Batch, sync: bool, timeout_seconds: float) -> Outcome:
+        """See one batch through. Never raises but for ConnectionFailed, or a refused session, before it was sent."""
+        loop = asyncio.get_running_loop()
+        for _ in range(SESSION_TRIES_MAX):
+            session = await self._admit(batch, sync, timeout_seconds)
+            outcome = await self._see_through(batch, loop.time() + timeout_seconds)
+            verdict = outcome.answer.session_verdict if outcome.answer else 0
+            if outcome.finished and verdict != Verdict.SESSION_UNKNOWN:
+                session.settle(batch.number)
+                self._wake()
+                return outcome
+            self._retire(session)
+            if verdict != Verdict.SESSION_UNKNOWN or batch.sends_unanswered:
+                return outcome if not verdict else _lost(batch)
+            batch.frame = None  # refused on its only way there, so surely not counted: a fresh session may take it
+        return _lost(batch)
+
+    async def resend(self, batch: Batch, timeout_seconds: float) -> Outcome:
+        """The same bytes again, for a batch that was left unfinished."""
+        assert batch.frame is not None
+        outcome = await self._see_through(batch, asyncio.get_running_loop().time() + timeout_seconds)
+        if outcome.answer and outcome.answer.session_verdict == Verdict.SESSION_UNKNOWN:
+            return _lost(batch)
+        return outcome
+
+    async def _see_through(self, batch: Batch, until: float) -> Outcome:
+        assert batch.frame is not None
+        attempt = Attempt(batch.request_id, batch.frame, batch.sends_unanswered)
+        try:
+            response = await self._exchange.ask(attempt, until)
+            answer = decode_ingest(response.payload, batch.count)
+            if answer.session_verdict == Verdict.SESSION_WINDOW:
+                raise ProtocolError("the server's session window is not where it should be")
+            return Outcome(batch, answer)
+        except ServerError as error:
+            if error.code == wire.ERROR_SESSION_UNKNOWN:
+                return Outcome(batch, _SESSION_UNKNOWN)
+            return Outcome(batch, error=error, finished=not isinstance(error, Unavailable))
+        except UnimeterError as error:
+            return Outcome(batch, error=error, finished=False)
+        finally:
+            batch.sends_unanswered = attempt.sends_unanswered
+
+    async def _admit(self, batch: Batch, sync: bool, timeout_seconds: float) -> Session:
+        """Wait for a place in the window of an open session, and take it."""
+        while True:
+            session = await self._open_session(timeout_seconds)
+            if session.has_room():
+                session.admit(batch, self._connector.request_id(), sync)
+                return session
+            await self._changed.wait()
+
+    async def _open_session(self, timeout_seconds: float) -> Session:
+        session = self._session
+        if session is not None and not session.retired:
+            return session
+        async with self._opening:
+            if self._session is not None and not self._session.retired:
+                return self._session
+            until = asyncio.get_running_loop().time() + timeout_seconds
+            await self._connector.link(until)
+            info = self._connector.info
+            window = min(WINDOW, info.session_window) if info else WINDOW
+            session = Session(self._kernels, self._random.getrandbits(128) or 1, window)
+            request_id = self._connector.request_id()
+            response = await self._exchange.ask(Attempt(request_id, session.open(request_id)), until)
+            verdict = decode_ingest(response.payload, 0).session_verdict
+            if verdict == Verdict.SESSIONS_FULL:
+                raise Overloaded("the server has no room for another session", "raise --memory-max, or reuse clients")
+            if verdict not in (Verdict.STORED, Verdict.DUPLICATE):
+                raise ProtocolError(f"a session could not be opened (verdict {verdict})")
+            session.is_open = True
+            self._session = session
+            return session
+
+    def _retire(self, session: Session) -> None:
+        """New batches go to a fresh session; those of this one keep their numbers and bytes."""
+        session.retired = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _lost(batch: Batch) -> Outcome:
+    text = "the server no longer knows this session, so it cannot tell whether the batch was counted before"
+    return Outcome(batch, error=SessionLost(text, IngestResult(), (), (batch,)), finished=False)
+
+
+def conclude(outcomes: Sequence[Outcome], unsent: Sequence[Batch] = ()) -> IngestResult:
+    """One result of all outcomes of a call, or the exception that says what is missing."""
+    result = IngestResult()
+    refusals: list[Refusal] = []
+    unfinished = [*unsent]
+    first_error: UnimeterError | None = None
+    is_lost = False
+    for outcome in outcomes:
+        if outcome.answer is not None and outcome.finished:
+            answer = outcome.answer
+            result += IngestResult(
+                answer.stored, answer.duplicates, answer.conflicts, answer.refused, answer.last_offset
+            )
+            refusals += outcome.refusals()
+            continue
+        first_error = first_error or outcome.error
+        is_lost = is_lost or isinstance(outcome.error, SessionLost)
+        if outcome.finished:
+            result += IngestResult(refused=outcome.batch.count)
+        else:
+            unfinished.append(outcome.batch)
+    if is_lost:
+        text = "the server no longer knows this session, so it cannot tell whether the batches in doubt were counted"
+        raise SessionLost(f"{text} ({_events(unfinished)})", result, refusals, unfinished) from first_error
+    if unfinished and first_error and result == IngestResult() and not any(b.sends_unanswered for b in unfinished):
+        raise first_error  # nothing of the whole call was counted
+    if unfinished:
+        raise IngestIncomplete(
+            f"{_events(unfinished)} without a final answer; client.retry(error) finishes them without counting twice"
+            + (f" ({first_error})" if first_error else ""),
+            result, refusals, unfinished,
+        ) from first_error  # fmt: skip
+    if isinstance(first_error, ServerError):
+        if len(outcomes) == 1:
+            raise first_error
+        raise EventsRefused(f"{result.refused} events were refused: {first_error}", result, refusals) from first_error
+    if result.conflicts or result.refused:
+        raise EventsRefused(describe(result, refusals), result, refusals)
+    return result
+
+
+def describe(result: IngestResult, refusals: Sequence[Refusal]) -> str:
+    """Why events were refused: the counts, and the first few by name."""
+    total = result.conflicts + result.refused
+    named = "; ".join(map(str, refusals[:3])) or "which ones is not known, their answer was lost on the way"
+    more = f"; and {len(refusals) - 3} more" if len(refusals) > 3 else ""
+    return f"{total} of {total + result.stored + result.duplicates} events were refused: {named}{more}"
+
+
+def _events(batches: Sequence[Batch]) -> str:
+    return f"{sum(batch.count for batch in batches)} events"
+
+
+__all__ = ["Lane", "Outcome", "conclude", "describe"]

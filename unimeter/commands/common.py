@@ -1,0 +1,34 @@
+"""What the commands that talk to a server share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from unimeter.errors import InvalidArgument
+
+ServerOption = Annotated[
+    str, typer.Option("--server", envvar="UNIMETER_SERVER", help="Address of the node to talk to, host:port.")
+]
+DEFAULT_SERVER = "127.0.0.1:7001"
+
+
+def split_pair(text: str, option: str) -> tuple[str, str]:
+    """KEY=VALUE."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise typer.BadParameter(f"{text!r}: write {option} KEY=VALUE")
+    return key, value
+
+
+def account_of(text: str, is_text: bool = False) -> int | str:
+    """An account as people write it: a whole number below 2^64 is numeric, everything else is text. A number with
+    leading zeroes is text too, or 007 and 7 would be one account."""
+    if not is_text and text.isascii() and text.isdigit() and (text[0] != "0" or text == "0"):
+        number = int(text)
+        if number < 2**64:
+            return number
+    if not text:
+        raise InvalidArgument("the account is empty")
+    return text

@@ -1,0 +1,84 @@
+"""The sparse index of the journal: which stretch of which segment holds which rows of a group.
+
+The journal is the only copy of the events. To list events, or to add up the part of an hour that a range cuts
+off, stretches of it are read again; this index says which. A stripe covers consecutive records of about
+`stripe_bytes`, and knows the rows' sequence numbers and the range of their times: real streams are nearly in
+time order, so a cut hour touches few stripes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgpack
+
+from unimeter.core.journal import Position
+
+
+class Stripe(NamedTuple):
+    segment: int
+    offset: int  # where its first record begins
+    length: int  # bytes
+    seq: int  # of the record before its first, for verification
+    chain: int
+    first_row: int  # row sequence numbers, [first_row, end_row)
+    end_row: int
+    min_ts: int  # ns
+    max_ts: int
+
+
+class Archive:
+    """All stripes of one group, oldest first. add is O(1), select O(stripes)."""
+
+    def __init__(self, stripe_bytes: int) -> None:
+        self._stripe_bytes = stripe_bytes
+        self._stripes: list[Stripe] = []
+
+    def __len__(self) -> int:
+        return len(self._stripes)
+
+    def add(self, began: Position, length: int, first_row: int, end_row: int, min_ts: int, max_ts: int) -> None:
+        """A record with rows of this group was applied: it began at `began` and is `length` bytes long."""
+        last = self._stripes[-1] if self._stripes else None
+        if (
+            last is not None
+            and last.segment == began.segment
+            and last.offset + last.length == began.offset
+            and last.length + length <= self._stripe_bytes
+        ):
+            self._stripes[-1] = last._replace(
+                length=last.length + length,
+                end_row=end_row,
+                min_ts=min(last.min_ts, min_ts),
+                max_ts=max(last.max_ts, max_ts),
+            )
+            return
+        self._stripes.append(
+            Stripe(began.segment, began.offset, length, began.seq, began.chain, first_row, end_row, min_ts, max_ts)
+        )
+
+    def select(self, ranges: tuple[tuple[int, int], ...], first_row: int, end_row: int) -> Iterator[Stripe]:
+        """Stripes that may hold rows first_row <= row < end_row with a time in one of the ranges [start, end)."""
+        for stripe in self._stripes:
+            if stripe.first_row >= end_row:
+                return
+            if stripe.end_row > first_row and any(
+                stripe.min_ts < end and stripe.max_ts >= start for start, end in ranges
+            ):
+                yield stripe
+
+    def dump(self) -> bytes:
+        packed: bytes = msgpack.packb(self._stripes)
+        return packed
+
+    def load(self, data: bytes) -> None:
+        """The inverse of dump. Raises ValueError or TypeError for other bytes."""
+        self._stripes = [Stripe(*row) for row in msgpack.unpackb(data)]
+        self._check()
+
+    def _check(self) -> None:
+        row = 0
+        for stripe in self._stripes:
+            assert row <= stripe.first_row <= stripe.end_row and stripe.length > 0
+            row = stripe.end_row

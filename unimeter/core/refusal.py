@@ -1,0 +1,19 @@
+"""A request that the node will not serve, said so that the caller knows what to do."""
+
+from __future__ import annotations
+
+
+class Refused(Exception):
+    """`code` is stable and meant for programs; `message` says what is wrong, `fix` what to do about it."""
+
+    def __init__(self, code: str, message: str, fix: str) -> None:
+        super().__init__(f"{message}: {fix}")
+        self.code = code
+        self.message = message
+        self.fix = fix
+
+
+def unknown_metric(code: str) -> Refused:
+    return Refused(
+        "unknown_metric", f"there is no metric {code!r}", f"create it first: unimeter metric create {code} --agg sum"
+    )

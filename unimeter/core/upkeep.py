@@ -1,0 +1,119 @@
+"""Keeping house: the next segment ready before it is needed, checkpoints when they are due, and what a full disk means.
+
+A full disk is no failure. Segments are allocated ahead, so it is noticed while there is still room for what was
+accepted; from then on writes are refused with a clear error (never accepted and then lost), reads go on, and
+making the segment is tried again every `no_space_retry_ns`, so service resumes by itself once there is room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from unimeter.config import NodeConfig
+from unimeter.core import checkpoint
+from unimeter.core.flow import CreateFile, Flow, WriteFile
+from unimeter.core.flows import Flows
+from unimeter.core.group import Group
+from unimeter.core.journal import Journal, segment_file, segment_header
+from unimeter.kernels.api import Kernels
+
+NEVER_NS = 2**63 - 1
+
+
+class Upkeep:
+    """Background work of a node that is serving. `wake`: ask for another turn."""
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        config: NodeConfig,
+        journal: Journal,
+        groups: list[Group],
+        checkpoints: list[str],
+        replayed_bytes: int,
+        flows: Flows,
+        wake: Callable[[], None],
+    ) -> None:
+        """`checkpoints`: complete ones, oldest first. `replayed_bytes`: journal behind the newest of them."""
+        self._kernels = kernels
+        self._config = config
+        self._journal = journal
+        self._groups = groups
+        self._flows = flows
+        self._wake = wake
+        self._checkpoints = checkpoints
+        self._checkpointed_bytes = -replayed_bytes
+        self._creating = False
+        self.checkpointing = False
+        self.disk_full = False
+        self.retry_ns = NEVER_NS  # monotonic; when to try again after the disk was full
+        self.checkpoints_written = 0
+        self.no_space_count = 0
+
+    def bytes_since_checkpoint(self) -> int:
+        return self._journal.bytes_written - self._checkpointed_bytes
+
+    def turn(self, now_ns: int) -> None:
+        """Once per turn: begin what is due. Everything before the journal's position must be applied."""
+        if now_ns >= self.retry_ns:
+            self.retry_ns = NEVER_NS
+        if self.retry_ns == NEVER_NS:
+            self.want_segment(now_ns)
+            if self.bytes_since_checkpoint() >= self._config.checkpoint_after_bytes:
+                self.begin_checkpoint(now_ns)
+
+    def want_segment(self, now_ns: int) -> None:
+        if self._journal.next_segment_ready or self._creating:
+            return
+        number = self._journal.position.segment + 1
+
+        def make() -> Flow[None]:
+            yield CreateFile(segment_file(number), self._config.segment_bytes)
+            yield WriteFile(segment_file(number), 0, segment_header(self._kernels, self._journal.cluster_id, number))
+
+        def made(_: None) -> None:
+            self._creating = False
+            self.disk_full = False
+            self._journal.next_segment_ready = True
+            self._wake()
+
+        def full() -> None:
+            self._creating = False
+            self._found_full(now_ns)
+
+        self._creating = True
+        self._flows.start(make(), made, full)
+
+    def begin_checkpoint(self, now_ns: int) -> None:
+        """Write the state as it is now, unless a checkpoint is under way."""
+        if self.checkpointing:
+            return
+        self.checkpointing = True
+        position, mark = self._journal.position, self._journal.bytes_written
+
+        def written(file: str) -> None:
+            self.checkpointing = False
+            self._checkpointed_bytes = mark
+            self._checkpoints = [*self._checkpoints, file][-checkpoint.KEPT_MAX :]
+            self.checkpoints_written += 1
+            self._wake()
+
+        def full() -> None:
+            self._found_full(now_ns)
+            self._flows.start(checkpoint.abandon(self._groups, position), abandoned, lambda: abandoned(None))
+
+        def abandoned(_: None) -> None:
+            self.checkpointing = False
+            self._wake()
+
+        journal = self._journal
+        flow = checkpoint.write(
+            self._kernels, self._config, journal.cluster_id, position, self._groups, self._checkpoints
+        )
+        self._flows.start(flow, written, full)
+
+    def _found_full(self, now_ns: int) -> None:
+        self.disk_full = True
+        self.no_space_count += 1
+        self.retry_ns = now_ns + self._config.no_space_retry_ns
+        self._wake()

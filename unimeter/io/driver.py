@@ -1,0 +1,112 @@
+"""The glue between a node and a world: inputs in, effects out. The same file in production and in the simulator,
+so the test glue can never be kinder than the real glue. It knows the world only as io/interface.py.
+"""
+
+from __future__ import annotations
+
+from unimeter.config import NodeConfig
+from unimeter.core.effects import Close, Halt, Send
+from unimeter.core.inputs import (
+    Booted,
+    FramesArrived,
+    Input,
+    LinkClosed,
+    LinkOpened,
+    ReadDone,
+    StopRequested,
+    TimePassed,
+    WriteDone,
+)
+from unimeter.core.node import Node
+from unimeter.core.upkeep import NEVER_NS
+from unimeter.io.framer import Framer
+from unimeter.io.interface import Clock, Disk, Network, Process
+from unimeter.kernels.api import Kernels
+
+_TURN_NS = -1  # stands for "at the end of this turn" among deadlines
+
+
+class Driver:
+    """Runs one node. Every method is to be called from the one thread that decides."""
+
+    def __init__(
+        self,
+        node: Node,
+        clock: Clock,
+        disk: Disk,
+        network: Network,
+        process: Process,
+        kernels: Kernels,
+        config: NodeConfig,
+    ) -> None:
+        self.node = node
+        self._clock = clock
+        self._disk = disk
+        self._network = network
+        self._process = process
+        self._kernels = kernels
+        self._config = config
+        self._framers: dict[int, Framer] = {}
+        self._scheduled_ns = NEVER_NS
+
+    # ---- what the world reports ----
+
+    def boot(self) -> None:
+        """Start the node on what the disk holds."""
+        self._disk.start(self.completed)
+        self._step(Booted(self._disk.files()))
+
+    def link_opened(self, link: int, peer: str) -> None:
+        self._framers[link] = Framer(self._kernels, self._config.frame_bytes_max)
+        self._step(LinkOpened(link, peer))
+
+    def bytes_arrived(self, link: int, data: bytes) -> None:
+        framer = self._framers.get(link)
+        if framer is not None:
+            for whole, frames in framer.feed(data):
+                self._step(FramesArrived(link, whole, frames))
+
+    def link_closed(self, link: int) -> None:
+        if self._framers.pop(link, None) is not None:
+            self._step(LinkClosed(link))
+
+    def completed(self, event: WriteDone | ReadDone) -> None:
+        self._step(event)
+
+    def stop(self) -> None:
+        """Drain and stop."""
+        self._step(StopRequested())
+
+    # ---- the loop ----
+
+    def _tick(self) -> None:
+        self._scheduled_ns = NEVER_NS
+        self._step(TimePassed())
+
+    def _step(self, event: Input) -> None:
+        node = self.node
+        if node.halted:
+            return
+        now = self._clock.now()
+        closing: list[int] = []
+        for effect in node.step(now, event):
+            if isinstance(effect, Send):
+                self._network.send(effect.link, effect.data)
+            elif isinstance(effect, Close):
+                closing.append(effect.link)
+            elif isinstance(effect, Halt):
+                self._process.halt(effect.reason)
+            else:
+                self._disk.submit(effect)
+        for link in closing:  # after the sends of this step, wherever they stood in the list
+            self._framers.pop(link, None)
+            self._network.close(link)
+        self._schedule(now.monotonic_ns)
+
+    def _schedule(self, now_ns: int) -> None:
+        deadline = self.node.deadline_ns
+        wanted = _TURN_NS if deadline <= now_ns else deadline
+        if wanted == self._scheduled_ns or wanted == NEVER_NS:
+            return  # a tick that comes too early does no harm
+        self._scheduled_ns = wanted
+        self._clock.call_at(min(deadline, now_ns) if wanted == _TURN_NS else deadline, self._tick)

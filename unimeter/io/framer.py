@@ -1,0 +1,56 @@
+"""Bytes of one link into whole frames, whatever pieces the network cuts them into.
+
+The kernel scans for frames; this keeps what is left of the last piece, and does not scan again before the frame
+that is under way can be complete, so a large frame in small pieces costs its bytes once.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+
+from unimeter.kernels.api import FrameTable, Kernels
+
+_LENGTH = struct.Struct("<4xB3xI")  # version and payload_len stand at the same place in v1 and v2
+_HEADER_BYTES = {1: 16, 2: 32}
+
+
+class Framer:
+    """One link's receive buffer: at most one incomplete frame, so bounded by frame_bytes_max."""
+
+    def __init__(self, kernels: Kernels, frame_bytes_max: int) -> None:
+        self._kernels = kernels
+        self._frame_bytes_max = frame_bytes_max
+        self._pending = bytearray()
+        self._need = 0  # bytes that pending must have before a scan can find anything
+        self._broken = False
+
+    def feed(self, data: bytes) -> Iterator[tuple[bytes, FrameTable]]:
+        """Take the link's next bytes; yields buffers with their whole frames. After a frame error nothing more."""
+        if self._broken:
+            return
+        if self._pending:
+            self._pending += data
+            if len(self._pending) < self._need:
+                return
+            data = bytes(self._pending)
+            self._pending.clear()
+        while data:
+            frames = self._kernels.frame_scan(data, self._frame_bytes_max)
+            if len(frames) or frames.error:
+                yield data, frames
+            if frames.error:
+                self._broken = True
+                return
+            data = data[frames.consumed :] if frames.consumed else data
+            if not len(frames):
+                self._pending += data
+                self._need = self._wanted(data)
+                return
+
+    @staticmethod
+    def _wanted(data: bytes) -> int:
+        if len(data) >= _LENGTH.size:
+            version, payload_len = _LENGTH.unpack_from(data)
+            return int(_HEADER_BYTES.get(version, 0) + payload_len)
+        return len(data) + 1

@@ -1,0 +1,263 @@
+"""The real disk: one data directory, reached through the lanes of csrc/sysio.
+
+    submit(effect) --> lane's ring --> lane's thread: write, sync --> eventfd --> _drain --> on_done
+
+Nothing here blocks the event loop but `files()`, which is called once at boot. Opening, creating, syncing and
+removing all happen in the lanes' threads, without the GIL; one call takes all completions of a loop turn.
+
+Lanes: journal writes have one of their own; bulk writes, creates and deletes share one, in order; reads have
+the third, so that a query never waits for a segment being created. A Delete or Create of a file that is being
+read waits until those reads are done: a read that was accepted is answered with the file it was meant for.
+
+Memory: the data of a Write, and the buffer of a Read, are held here until the completion has been taken.
+
+The directory belongs to one process: `lock` in it is held with flock for as long as the process lives (the
+kernel drops it when the process dies, however that happens) and says whose it is. Names are relative and stay
+inside; a symbolic link in the directory is refused at boot rather than silently not seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from unimeter.config import BLOCK_BYTES
+from unimeter.core.effects import Create, Delete, Read, Write
+from unimeter.core.inputs import DiskError, FileInfo, ReadDone, WriteDone
+from unimeter.io.real._sysio import ffi, lib
+
+LOCK_NAME = "lock"
+NOT_OURS = frozenset({LOCK_NAME, "lost+found"})  # names at the top of a data directory that are not the node's files
+DRAIN_MAX = 64  # completions taken in one call
+WRITE_SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+_new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+class DataDirectoryError(Exception):
+    """The data directory cannot be used; the message says why, and what to do."""
+
+
+class DataDirectoryLocked(DataDirectoryError):
+    """Another process has it."""
+
+
+@dataclass
+class DiskFigures:
+    """What the disk has done since the start, for /metrics."""
+
+    direct: bool = False
+    writes: int = 0
+    write_bytes: int = 0
+    reads: int = 0
+    read_bytes: int = 0
+    creates: int = 0
+    deletes: int = 0
+    no_space: int = 0
+    failed: int = 0
+    journal_write_ns: int = 0
+    journal_write_buckets: list[int] = field(default_factory=lambda: [0] * (len(WRITE_SECONDS_BUCKETS) + 1))
+
+
+@lru_cache(maxsize=256)
+def encoded_name(name: str) -> bytes:
+    """The name as bytes, if it stays inside the data directory; ValueError otherwise."""
+    raw = name.encode()
+    parts = name.split("/")
+    if not raw or len(raw) > lib.UM_SYS_NAME_BYTES_MAX or b"\0" in raw:
+        raise ValueError(f"file name {name!r}: must be 1 to {lib.UM_SYS_NAME_BYTES_MAX} bytes without NUL")
+    if any(part in ("", ".", "..") for part in parts) or parts[0] in NOT_OURS:
+        raise ValueError(f"file name {name!r}: must be relative, stay inside the data directory and not be reserved")
+    return raw
+
+
+def lock_directory(directory: Path) -> int:
+    """Make the directory if need be and take its lock; returns the descriptor that holds it."""
+    try:
+        made = not directory.exists()
+        directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        if made:
+            _sync_directory(directory.resolve().parent)
+        fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o640)
+    except OSError as error:
+        raise DataDirectoryError(f"cannot use data directory {directory}: {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+        os.close(fd)
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise DataDirectoryError(f"cannot lock data directory {directory}: {error.strerror}") from error
+        raise DataDirectoryLocked(
+            f"data directory {directory} is in use by process {owner or 'unknown'}; "
+            "stop that process, or give this node another --data-dir"
+        ) from error
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        # A full disk must not keep a node from starting: it can still answer queries. The lock is held anyway.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            os.close(fd)
+            raise DataDirectoryError(f"cannot write to data directory {directory}: {error.strerror}") from error
+    return fd
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class RealDisk:
+    """`interface.Disk` over a directory. `direct=False` keeps it from using O_DIRECT (for tests)."""
+
+    def __init__(self, data_dir: Path, loop: asyncio.AbstractEventLoop, *, direct: bool = True) -> None:
+        self._loop = loop
+        self._directory = data_dir
+        self._lock_fd = lock_directory(data_dir)
+        error = ffi.new("int32_t *")
+        self._disk = lib.um_sys_open(os.fsencode(data_dir), 0 if direct else lib.UM_SYS_FLAG_BUFFERED, error)
+        if self._disk == ffi.NULL:
+            os.close(self._lock_fd)
+            raise DataDirectoryError(f"cannot open data directory {data_dir}: {os.strerror(error[0])}")
+        self._done = ffi.new("um_sys_done[]", DRAIN_MAX)
+        self._on_done: Callable[[WriteDone | ReadDone], None] | None = None
+        self._pending: dict[int, tuple[Write | Create | Delete | Read, Any]] = {}  # op -> effect, its memory
+        self._backlog: tuple[deque[tuple[Any, ...]], ...] = tuple(deque() for _ in range(lib.UM_SYS_LANES))
+        self._reading: dict[str, int] = {}  # file -> reads under way
+        self._held: dict[str, list[Create | Delete]] = {}  # waiting for those reads
+        self.last_error = ""  # what the operating system said of the last FAILED operation
+        self.figures = DiskFigures(direct=bool(lib.um_sys_is_direct(self._disk)))
+
+    def start(self, on_done: Callable[[WriteDone | ReadDone], None]) -> None:
+        self._on_done = on_done
+        self._loop.add_reader(lib.um_sys_eventfd(self._disk), self._drain)
+
+    def files(self) -> tuple[FileInfo, ...]:
+        found: list[FileInfo] = []
+        stack = [""]
+        while stack:
+            prefix = stack.pop()
+            with os.scandir(self._directory / prefix) as entries:
+                for entry in entries:
+                    name = prefix + entry.name
+                    if name in NOT_OURS:
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        stack.append(name + "/")
+                    elif entry.is_file(follow_symlinks=False):
+                        found.append(FileInfo(name, entry.stat(follow_symlinks=False).st_size))
+                    else:
+                        raise DataDirectoryError(
+                            f"{self._directory / name} is neither a plain file nor a directory; "
+                            "move it out of the data directory (to place a part elsewhere, mount it)"
+                        )
+        return tuple(sorted(found))
+
+    def submit(self, effect: Write | Create | Delete | Read) -> None:
+        assert effect.op not in self._pending, f"operation {effect.op} is under way already"
+        encoded_name(effect.file)
+        if isinstance(effect, Write):
+            assert effect.offset % BLOCK_BYTES == 0, "a write must begin on a block"
+            assert len(effect.data) % BLOCK_BYTES == 0, "a write must be whole blocks"
+            memory = ffi.from_buffer(effect.data)
+            lane = lib.UM_SYS_LANE_BULK if effect.bulk else lib.UM_SYS_LANE_JOURNAL
+            self._start(lane, lib.UM_SYS_WRITE, effect, effect.offset, memory, len(effect.data))
+        elif isinstance(effect, Read):
+            self._reading[effect.file] = self._reading.get(effect.file, 0) + 1
+            memory = _new_uncleared("char[]", max(1, effect.length))
+            self._start(lib.UM_SYS_LANE_READ, lib.UM_SYS_READ, effect, effect.offset, memory, effect.length)
+        elif effect.file in self._reading:
+            self._pending[effect.op] = (effect, None)
+            self._held.setdefault(effect.file, []).append(effect)
+        else:
+            self._start_change(effect)
+
+    def close(self) -> None:
+        """Finish what was submitted, without telling anybody, and give the directory back."""
+        self._loop.remove_reader(lib.um_sys_eventfd(self._disk))
+        lib.um_sys_close(self._disk)
+        self._disk = ffi.NULL
+        os.close(self._lock_fd)
+
+    @property
+    def pending_count(self) -> int:
+        return len(self._pending)
+
+    def _start_change(self, effect: Create | Delete) -> None:
+        if isinstance(effect, Create):
+            self._start(lib.UM_SYS_LANE_BULK, lib.UM_SYS_CREATE, effect, 0, ffi.NULL, effect.size_bytes)
+        else:
+            self._start(lib.UM_SYS_LANE_BULK, lib.UM_SYS_DELETE, effect, 0, ffi.NULL, 0)
+
+    def _start(
+        self, lane: int, kind: int, effect: Write | Create | Delete | Read, offset: int, memory: Any, length: int
+    ) -> None:
+        self._pending[effect.op] = (effect, memory)
+        call = (lane, kind, effect.op, encoded_name(effect.file), offset, memory, length)
+        backlog = self._backlog[lane]
+        if backlog or not lib.um_sys_submit(self._disk, *call):
+            backlog.append(call)  # the ring is full: sent on as soon as something completes
+
+    def _drain(self) -> None:
+        assert self._on_done is not None
+        done = self._done
+        for i in range(lib.um_sys_drain(self._disk, done, DRAIN_MAX)):
+            answer = done[i]
+            effect, memory = self._pending.pop(answer.op)
+            error = self._account(answer)
+            if error is DiskError.FAILED:
+                self.last_error = f"{type(effect).__name__.lower()} {effect.file}: {os.strerror(answer.error)}"
+            if isinstance(effect, Read):
+                self._read_is_over(effect.file)
+                data = b"" if error else ffi.buffer(memory, answer.bytes)[:]
+                self._on_done(ReadDone(effect.op, data, error))
+            else:
+                self._on_done(WriteDone(effect.op, error))
+        for backlog in self._backlog:
+            while backlog and lib.um_sys_submit(self._disk, *backlog[0]):
+                backlog.popleft()
+
+    def _read_is_over(self, file: str) -> None:
+        left = self._reading[file] - 1
+        if left:
+            self._reading[file] = left
+            return
+        del self._reading[file]
+        for effect in self._held.pop(file, ()):
+            self._start_change(effect)
+
+    def _account(self, answer: Any) -> DiskError | None:
+        figures = self.figures
+        if answer.kind == lib.UM_SYS_WRITE:
+            figures.writes += 1
+            figures.write_bytes += answer.bytes
+            if answer.lane == lib.UM_SYS_LANE_JOURNAL:
+                figures.journal_write_ns += answer.taken_ns
+                figures.journal_write_buckets[bisect_left(WRITE_SECONDS_BUCKETS, answer.taken_ns / 1e9)] += 1
+        elif answer.kind == lib.UM_SYS_READ:
+            figures.reads += 1
+            figures.read_bytes += answer.bytes
+        elif answer.kind == lib.UM_SYS_CREATE:
+            figures.creates += 1
+        else:
+            figures.deletes += 1
+        if answer.status == lib.UM_SYS_OK:
+            return None
+        if answer.status == lib.UM_SYS_NO_SPACE:
+            figures.no_space += 1
+            return DiskError.NO_SPACE
+        figures.failed += 1
+        return DiskError.FAILED

@@ -1,0 +1,202 @@
+"""The real network: one listening socket, and links to whoever connected.
+
+Receiving. All connections of the process read into one buffer: the event loop fills it and hands it over
+before it looks at the next socket, so it is never in use twice. One read brings up to
+`config.receive_buffer_bytes`, and the driver gets its own copy of what came.
+
+Sending. uvloop joins the writes of one turn: what is written to a connection during a poll or at the end of
+a turn leaves in one system call. Nothing is buffered here besides.
+
+Bounds. A client that pipelines requests without reading the answers is first slowed: above
+SEND_HIGH_WATER_BYTES unsent nothing more is read from it, until it has taken half. What it asked before that may
+still produce answers; above `config.send_buffer_bytes_max` it is cut off. Connections beyond
+`config.links_max` are closed at once. A peer that vanished without a word is noticed by TCP keep-alive.
+
+Closing. `close` sends what is queued, then the end of the stream, then reads and throws away what the peer
+still sends until it closes too: closing a socket with unread bytes would reset the connection, and the
+reset may overtake the last answer, which says what was wrong. After LINGER_SECONDS the peer is cut off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any, Protocol, cast
+
+from unimeter.config import MIB, NodeConfig
+from unimeter.kernels.api import Bytes
+
+SEND_HIGH_WATER_BYTES = 1 * MIB
+LINGER_SECONDS = 2.0
+LISTEN_BACKLOG = 1024
+LINK_NUMBER_MAX = 2**32 - 1  # a link is a u32 in the kernels' request records
+KEEPALIVE_SECONDS = (60, 15, 4)  # idle before the first probe, between probes, probes unanswered
+
+
+class LinkEvents(Protocol):
+    """What the network tells the driver. `link_closed` comes exactly once for every link opened."""
+
+    def link_opened(self, link: int, peer: str) -> None: ...
+    def bytes_arrived(self, link: int, data: bytes) -> None: ...
+    def link_closed(self, link: int) -> None: ...
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One accepted connection."""
+
+    __slots__ = ("closing", "linger", "link", "network", "transport")
+
+    def __init__(self, network: RealNetwork) -> None:
+        self.network = network
+        self.link = 0  # 0: refused, the driver never heard of it
+        self.closing = False  # we are closing: what still comes is thrown away
+        self.linger: asyncio.TimerHandle | None = None
+        self.transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        if not self.network.opened(self):
+            self.transport.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        return self.network.receive_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        network = self.network
+        network.received_bytes += nbytes
+        if self.link and not self.closing:
+            network.events.bytes_arrived(self.link, bytes(network.receive_buffer[:nbytes]))
+
+    def pause_writing(self) -> None:
+        assert self.transport is not None
+        if not self.closing and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.network.slowed += 1
+
+    def resume_writing(self) -> None:
+        assert self.transport is not None
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        return False  # the transport sends what is queued, then closes
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self.network.lost(self)
+
+
+class RealNetwork:
+    """`interface.Network` over TCP. `bind` early, `listen` when the node can answer."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, config: NodeConfig, links_max: int | None = None) -> None:
+        self._loop = loop
+        self._links: dict[int, Connection] = {}
+        self._links_max = config.links_max if links_max is None else links_max
+        self._send_max = config.send_buffer_bytes_max
+        self._high_water = min(SEND_HIGH_WATER_BYTES, config.send_buffer_bytes_max // 2)
+        self._next_link = 1
+        self._server: asyncio.Server | None = None
+        self.events: LinkEvents = cast(LinkEvents, None)  # set before listen()
+        self.receive_buffer = memoryview(bytearray(config.receive_buffer_bytes))
+        self.accepted = 0
+        self.refused = 0  # beyond links_max
+        self.cut_off = 0  # did not read their answers
+        self.slowed = 0  # times that reading was paused
+        self.received_bytes = 0
+        self.sent_bytes = 0
+
+    @property
+    def link_count(self) -> int:
+        return len(self._links)
+
+    # ---- interface.Network ----
+
+    def send(self, link: int, data: Bytes) -> None:
+        connection = self._links.get(link)
+        if connection is None or connection.closing:
+            return
+        transport = connection.transport
+        assert transport is not None
+        if transport.is_closing():
+            return
+        if transport.get_write_buffer_size() + len(data) > self._send_max:
+            self.cut_off += 1
+            transport.abort()
+            return
+        self.sent_bytes += len(data)
+        transport.write(data if type(data) is bytes else bytes(data))
+
+    def close(self, link: int) -> None:
+        connection = self._links.get(link)
+        if connection is None or connection.closing:
+            return
+        connection.closing = True
+        transport = connection.transport
+        assert transport is not None
+        if transport.is_closing():
+            return
+        transport.set_write_buffer_limits(high=self._send_max)  # from here on only the linger counts
+        transport.resume_reading()
+        transport.write_eof()
+        connection.linger = self._loop.call_later(LINGER_SECONDS, transport.abort)
+
+    # ---- connections ----
+
+    def opened(self, connection: Connection) -> bool:
+        """Take a connection in; False: there are too many."""
+        transport = connection.transport
+        assert transport is not None
+        if len(self._links) >= self._links_max:
+            self.refused += 1
+            return False
+        while self._next_link in self._links:
+            self._next_link += 1
+        connection.link = link = self._next_link
+        self._next_link = link + 1 if link < LINK_NUMBER_MAX else 1
+        self._links[link] = connection
+        self.accepted += 1
+        transport.set_write_buffer_limits(high=self._high_water, low=self._high_water // 2)
+        peer: Any = transport.get_extra_info("peername")
+        self.events.link_opened(link, f"{peer[0]}:{peer[1]}" if peer else "unknown")
+        return True
+
+    def lost(self, connection: Connection) -> None:
+        if connection.linger is not None:
+            connection.linger.cancel()
+        if self._links.pop(connection.link, None) is not None:
+            self.events.link_closed(connection.link)
+
+    # ---- listening ----
+
+    async def listen(self, bound: socket.socket) -> None:
+        self._server = await self._loop.create_server(lambda: Connection(self), sock=bound, backlog=LISTEN_BACKLOG)
+
+    def stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def close_all(self) -> None:
+        """Close every link as `close` does; `link_count` becomes 0 within LINGER_SECONDS."""
+        for link in list(self._links):
+            self.close(link)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet: a taken port is found out before a long recovery. OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Connections inherit these from the socket that accepts them.
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), KEEPALIVE_SECONDS, strict=True):
+            if hasattr(socket, option):
+                bound.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        bound.bind((host, port))
+        bound.setblocking(False)
+    except BaseException:
+        bound.close()
+        raise
+    return bound

@@ -1,0 +1,102 @@
+"""Checksums, entries and journal records, through csrc/kernels/{crc32c,hash,journal}.c.
+
+An entry is exactly 64 + body_len bytes. In a record each entry is zero-padded to a multiple of 8, so that
+all headers and rows stay aligned; `record` pads, `record_entries` gives the entries back without padding.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from unimeter.kernels.api import Bytes, JournalScan
+from unimeter.kernels.native._um import ffi, lib
+
+_ENTRY = struct.Struct("<IIHHIQQqQIIQ")  # um_entry
+_BATCH = struct.Struct("<QQQQIIII")  # um_batch
+_RECORD_BYTES = 64
+_RECORD_ALIGN = 64
+_ENTRY_BATCHES = 0
+_RECORD_ENTRIES = 0
+
+
+def crc32c(data: Bytes, crc: int = 0) -> int:
+    return int(lib.um_crc32c(crc, ffi.from_buffer(data), len(data)))
+
+
+def hash64(data: Bytes, seed: int = 0) -> int:
+    return int(lib.um_hash64(ffi.from_buffer(data), len(data), seed))
+
+
+def hash128(data: Bytes, seed: int = 0) -> int:
+    out = ffi.new("uint64_t[2]")
+    lib.um_hash128(ffi.from_buffer(data), len(data), seed, out)
+    return int(out[1]) << 64 | int(out[0])
+
+
+def entry(kind: int, group: int, index: int, term: int, stamp_ns: int, first_seq: int, body: Bytes) -> bytes:
+    """A sealed entry around any body. Batches in it are counted; nothing is checked: that is entry_verify."""
+    batches, rows = _count_batches(body) if kind == _ENTRY_BATCHES else (0, 0)
+    head = _ENTRY.pack(0, len(body), group, kind, batches, term, index, stamp_ns, first_seq, rows, 0, 0)
+    crc = crc32c(body, crc32c(memoryview(head)[4:]))
+    return b"".join((crc.to_bytes(4, "little"), head[4:], body))
+
+
+def _count_batches(body: Bytes) -> tuple[int, int]:
+    at = batches = rows = 0
+    while at + _BATCH.size <= len(body):
+        _, _, _, _, row_count, rows_len, _, _ = _BATCH.unpack_from(body, at)
+        at += _BATCH.size + rows_len
+        batches += 1
+        rows += row_count
+    return batches, rows
+
+
+def entry_verify(entry: Bytes) -> bool:
+    return bool(lib.um_entry_verify(ffi.from_buffer(entry), len(entry)))
+
+
+def record(
+    out: memoryview, entries: Sequence[Bytes], kind: int, seq: int, prev_chain: int, stamp_ns: int
+) -> tuple[int, int]:
+    at = _RECORD_BYTES
+    for item in entries:
+        end = at + len(item)
+        out[at:end] = item
+        at = (end + 7) & ~7
+        out[end:at] = bytes(at - end)
+    if (at + _RECORD_ALIGN - 1) & -_RECORD_ALIGN > len(out):
+        raise ValueError(f"a record of {at} bytes does not fit into {len(out)}")
+    header = ffi.new("um_record *")
+    header.kind, header.entry_count = kind, len(entries)
+    header.seq, header.prev_chain, header.stamp_ns = seq, prev_chain, stamp_ns
+    total = lib.um_record_seal(header, ffi.from_buffer(out), at - _RECORD_BYTES)
+    return int(total), int(header.chain)
+
+
+def journal_verify(data: Bytes, seq: int, chain: int) -> JournalScan:
+    offsets_max = len(data) // _RECORD_BYTES + 1
+    offsets = ffi.new("uint64_t[]", offsets_max)
+    scan = ffi.new("um_journal_scan *")
+    lib.um_journal_verify(ffi.from_buffer(data), len(data), seq, chain, offsets, offsets_max, scan)
+    return JournalScan(scan.consumed, scan.seq, scan.chain, scan.stop, ffi.unpack(offsets, scan.records))
+
+
+def journal_find_later(data: Bytes, seq: int) -> int:
+    return int(lib.um_journal_find_later(ffi.from_buffer(data), len(data), seq))
+
+
+def record_entries(record: Bytes) -> list[memoryview]:
+    view = memoryview(record)
+    _, _, _, body_len, _, kind, count, _, _, _, _, _ = struct.unpack_from("<IIIIHHIQQQqQ", view)
+    if kind != _RECORD_ENTRIES:
+        return []
+    entries = []
+    at = _RECORD_BYTES
+    for _ in range(count):
+        end = at + _ENTRY.size + int.from_bytes(view[at + 4 : at + 8], "little")
+        if end > _RECORD_BYTES + body_len:
+            raise ValueError("not a verified record: its entries do not tile its body")
+        entries.append(view[at:end])
+        at = (end + 7) & ~7
+    return entries

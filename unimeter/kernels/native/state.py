@@ -1,0 +1,306 @@
+"""A group's state, through csrc/kernels/{state,apply,digest,checkpoint,...}.c.
+
+All memory of a state is one anonymous mapping, reserved for the worst case its limits allow and touched as
+used, so that making a state costs one system call and a few pages:
+
+    | region 0 | ... | region 16 | index 0 | ... | index 10 | saved chunks | chunk map | scratch |
+
+Regions and indexes that may become large ask for huge pages. Nothing moves, except when an entry raises the
+limits beyond what was reserved: then everything moves into a larger mapping, between two entries.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from dataclasses import replace
+from struct import Struct
+from typing import Any
+
+from unimeter.kernels.api import Alert, Bytes, Catalog, EventScan, Limits, Meta, Query, QuerySpec, Summary
+from unimeter.kernels.layout import (
+    ACCOUNT,
+    ALERT,
+    APPLIED,
+    ENTRY,
+    LIMITS,
+    META,
+    SUMMARY,
+    UM_COW_CHUNK_BYTES,
+    UM_ENTRY_LIMITS,
+    UM_INDEXES,
+    UM_NONE,
+    UM_R_ACCOUNTS,
+    UM_R_ALERTS,
+    UM_R_HEAP,
+    UM_R_META,
+    UM_REGIONS,
+    decode_limits,
+)
+from unimeter.kernels.native._um import ffi, lib
+from unimeter.kernels.native.query import begin_events, begin_query
+
+_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+_HUGE_PAGE_BYTES = 2 << 20
+_HUGE_FROM_BYTES = 64 << 20  # an area that may become so large asks for huge pages
+_HEAD = Struct("<4xIHHI32xI")  # um_entry: body_len, group, kind, batch_count, row_count
+_IMAGE_HEAD = Struct("<16x17Q")  # used bytes per region, see checkpoint.c
+_META_FIELDS = len(Meta._fields) + 1  # um_meta begins with its version, then come the fields of Meta
+_RECORD_BYTES = tuple(int(lib.um_region_record_bytes(region)) for region in range(UM_REGIONS))
+_SCRATCH_BYTES = int(lib.um_scratch_bytes_max())
+
+
+def _page(size: int) -> int:
+    return (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
+
+
+class _Memory:
+    """One mapping cut into the areas of a um_state, and the view through which Python reads it."""
+
+    def __init__(self, limits: Limits) -> None:
+        limits_c = ffi.new("um_limits *")
+        counts = [max(1, min(count, UM_NONE - 1)) for count in limits.records_max]
+        limits_c.records_max = counts
+        regions = [_page(count * size) for count, size in zip(counts, _RECORD_BYTES, strict=True)]
+        indexes = [_page(int(lib.um_index_bytes_max(limits_c, index))) for index in range(UM_INDEXES)]
+        chunks = sum(size // UM_COW_CHUNK_BYTES for size in regions)
+        self.sizes = [*regions, *indexes, chunks * UM_COW_CHUNK_BYTES, _page(4 * chunks), _page(_SCRATCH_BYTES)]
+        self.offsets = [0]
+        for size in self.sizes:
+            self.offsets.append(self.offsets[-1] + size)
+        self.map = mmap.mmap(-1, self.offsets.pop(), flags=_FLAGS)
+        for offset, size in zip(self.offsets, regions + indexes, strict=False):
+            if size >= _HUGE_FROM_BYTES:
+                self.map.madvise(mmap.MADV_HUGEPAGE, offset, size)
+        self.view = memoryview(self.map)
+        self._hold: Any = ffi.from_buffer(self.map)
+        self.base: Any = ffi.cast("uint8_t *", self._hold)
+
+    def attach(self, state: Any) -> None:
+        """Make the areas of a um_state lie here; what they have in use stays as it is."""
+        for arena, offset, size in zip(_arenas(state), self.offsets, self.sizes, strict=True):
+            arena.base = self.base + offset
+            arena.reserved = size
+
+    def forget_saved_chunks(self) -> None:
+        """Give back the pages of the copy-on-write area."""
+        area = UM_REGIONS + UM_INDEXES
+        self.map.madvise(mmap.MADV_DONTNEED, self.offsets[area], self.sizes[area])
+
+
+def _arenas(state: Any) -> list[Any]:
+    regions = [state.region[number] for number in range(UM_REGIONS)]
+    indexes = [state.index[number] for number in range(UM_INDEXES)]
+    return [*regions, *indexes, state.cow, state.cow_map, state.scratch]
+
+
+class NativeApplied:
+    """What the last apply did (api.Applied). The memory is the state's, until its next apply."""
+
+    __slots__ = ("_summaries_view", "alerts_after", "alerts_before", "batch_count", "max_ts", "min_ts", "row_count",
+                 "summaries_c", "verdicts_c")  # fmt: skip
+
+    def __init__(self, values: Sequence[int], summaries_c: Any, summaries_view: memoryview, verdicts_c: Any) -> None:
+        self.batch_count, self.row_count, self.min_ts, self.max_ts, self.alerts_before, self.alerts_after = values
+        self.summaries_c = summaries_c  # um_summary[]
+        self.verdicts_c = verdicts_c  # uint8_t[], one per row
+        self._summaries_view = summaries_view
+
+    def summary(self, batch: int) -> Summary:
+        if not 0 <= batch < self.batch_count:
+            raise IndexError(batch)
+        return Summary._make(SUMMARY.unpack_from(self._summaries_view, batch * SUMMARY.size))
+
+    def verdicts(self, batch: int) -> bytes:
+        """UM_V_* of every row of a batch."""
+        first = self.summary(batch).row_base
+        past = self.summary(batch + 1).row_base if batch + 1 < self.batch_count else self.row_count
+        return bytes(ffi.buffer(self.verdicts_c + first, past - first))
+
+
+class NativeGroupState:
+    """One group's replicated state (api.GroupState). `cdata` is the um_state."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._setup(_Memory(limits))
+        limits_c = ffi.new("um_limits *")
+        ffi.buffer(limits_c)[:] = _pack_limits(limits)
+        lib.um_state_init(self.cdata, limits_c)
+
+    @classmethod
+    def _around(cls, memory: _Memory, state: Any) -> NativeGroupState:
+        """A state over memory that was filled from an image."""
+        made = cls.__new__(cls)
+        made._setup(memory, state)
+        return made
+
+    def _setup(self, memory: _Memory, state: Any = None) -> None:
+        self._memory = memory
+        self.cdata: Any = ffi.new("um_state *") if state is None else state
+        memory.attach(self.cdata)
+        self._applied: Any = ffi.new("um_applied *")
+        self._applied_view = memoryview(ffi.buffer(self._applied))
+        self._room(64, 1024)
+        self._image_left = -1
+
+    def _room(self, summaries: int, verdicts: int) -> None:
+        self._summaries: Any = ffi.new("um_summary[]", summaries)
+        self._summaries_view = memoryview(ffi.buffer(self._summaries))
+        self._verdicts: Any = ffi.new("uint8_t[]", verdicts)
+        self._summaries_max, self._verdicts_max = summaries, verdicts
+
+    def apply(self, catalog: Catalog, entry: Bytes) -> NativeApplied:
+        body_len, _, kind, batch_count, row_count = _HEAD.unpack_from(entry)
+        assert len(entry) >= ENTRY.size + body_len, "an entry is whole"
+        if batch_count > self._summaries_max or row_count > self._verdicts_max:
+            self._room(max(2 * batch_count, self._summaries_max), max(2 * row_count, self._verdicts_max))
+        if kind == UM_ENTRY_LIMITS and body_len >= LIMITS.size:
+            self._reserve(decode_limits(memoryview(entry)[ENTRY.size : ENTRY.size + LIMITS.size]))
+        catalog_c: Any = catalog.cdata  # type: ignore[attr-defined]  # only native catalogs come here
+        lib.um_apply(self.cdata, catalog_c, ffi.from_buffer(entry), self._summaries, self._verdicts, self._applied)
+        return NativeApplied(
+            APPLIED.unpack_from(self._applied_view), self._summaries, self._summaries_view, self._verdicts
+        )
+
+    def _reserve(self, limits: Limits) -> None:
+        """Move into a larger mapping if these limits need one."""
+        old, state = self._memory, self.cdata
+        counts = [min(count, UM_NONE - 1) for count in limits.records_max]
+        if all(count * _RECORD_BYTES[region] <= old.sizes[region] for region, count in enumerate(counts)):
+            return
+        kept = [size // _RECORD_BYTES[region] for region, size in enumerate(old.sizes[:UM_REGIONS])]
+        memory = _Memory(replace(limits, records_max=tuple(map(max, counts, kept))))
+        for arena, source, target in zip(_arenas(state), old.offsets, memory.offsets, strict=True):
+            memory.view[target : target + arena.used] = old.view[source : source + arena.used]
+        self._memory = memory
+        memory.attach(state)
+
+    # ---- reading ----
+
+    def _region(self, region: int) -> memoryview:
+        offset = self._memory.offsets[region]
+        return self._memory.view[offset : offset + int(self.cdata.region[region].used)]
+
+    def meta(self) -> Meta:
+        return Meta._make(META.unpack_from(self._region(UM_R_META))[1:_META_FIELDS])
+
+    def limits(self) -> Limits:
+        at = _META_FIELDS * 8
+        return decode_limits(self._region(UM_R_META)[at : at + LIMITS.size])
+
+    def region_counts(self) -> tuple[int, ...]:
+        return tuple(int(self.cdata.region[region].used) // size for region, size in enumerate(_RECORD_BYTES))
+
+    def memory_bytes(self) -> int:
+        return sum(int(arena.used) for arena in _arenas(self.cdata)[: UM_REGIONS + UM_INDEXES])
+
+    def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int) -> Query:
+        return begin_query(self.cdata, catalog, spec, groups_max)
+
+    def events(
+        self, account: int | bytes, since: int, until: int, after_seq: int, end_seq: int, metric: int | None
+    ) -> EventScan:
+        return begin_events(self.cdata, account, since, until, after_seq, end_seq, metric)
+
+    def alerts(self, since: int, account: int | bytes | None, limit: int) -> list[Alert]:
+        found: list[Alert] = []
+        records = self._region(UM_R_ALERTS)
+        at = max(since, 0) * ALERT.size  # the alert with number n is record n - 1
+        while at < len(records) and len(found) < limit:
+            number, owner, metric, slot, text, _, value, stamp_ns, period_start, seq = ALERT.unpack_from(records, at)
+            at += ALERT.size
+            who = self._account(owner) if text else owner
+            if account is None or who == account:
+                found.append(Alert(number, who, metric, slot, value, stamp_ns, period_start, seq))
+        return found
+
+    def _account(self, number: int) -> bytes:
+        heap_off, _, size, _ = ACCOUNT.unpack_from(self._region(UM_R_ACCOUNTS), number * ACCOUNT.size)
+        return bytes(self._region(UM_R_HEAP)[heap_off : heap_off + size])
+
+    def digest(self) -> int:
+        return int(lib.um_state_digest(self.cdata))
+
+    def check(self, catalog: Catalog) -> int:
+        catalog_c: Any = catalog.cdata  # type: ignore[attr-defined]
+        return int(lib.um_state_check(self.cdata, catalog_c))
+
+    def region_bytes(self, region: int) -> bytes:
+        """A copy of what a region has in use: for tests and inspection."""
+        return bytes(self._region(region))
+
+    # ---- checkpoint ----
+
+    def checkpoint_begin(self) -> int:
+        assert self._image_left < 0, "one checkpoint at a time"
+        self._image_left = int(lib.um_ckpt_begin(self.cdata))
+        return self._image_left
+
+    def checkpoint_read(self, bytes_max: int) -> bytes:
+        assert self._image_left >= 0, "no checkpoint has begun"
+        out = bytearray(min(bytes_max, self._image_left))
+        produced = int(lib.um_ckpt_read(self.cdata, ffi.from_buffer(out), len(out)))
+        assert produced == len(out), "the image is as long as begin said"
+        self._image_left -= produced
+        return bytes(out)
+
+    def checkpoint_end(self) -> None:
+        if self.cdata.cow.used:
+            self._memory.forget_saved_chunks()
+        lib.um_ckpt_end(self.cdata)
+        self._image_left = -1
+
+
+def _pack_limits(limits: Limits) -> bytes:
+    rest = (limits.fingerprints_per_generation, limits.cells_per_series_max, limits.session_idle_ns)
+    return LIMITS.pack(*limits.records_max, *rest, 0, 0, 0, 0)
+
+
+class NativeStateLoader:
+    """Reads a checkpoint image (api.StateLoader). The limits that size the memory are in the image itself, in
+    META right behind the header, so the first bytes are gathered before there is a state."""
+
+    def __init__(self, image_bytes: int) -> None:
+        self._image_bytes = image_bytes
+        self._fed = 0
+        self._first: bytearray | None = bytearray()
+        self._memory: _Memory | None = None
+        self._state: Any = ffi.new("um_state *")
+
+    def feed(self, data: Bytes) -> None:
+        if self._first is not None:
+            self._first += data
+            if len(self._first) < _IMAGE_HEAD.size + META.size:
+                return
+            data, self._first = self._first, None
+            self._make(data)
+        if lib.um_ckpt_load(self._state, self._fed, ffi.from_buffer(data), len(data)):
+            raise ValueError("not a checkpoint image")
+        self._fed += len(data)
+
+    def _make(self, first: Bytes) -> None:
+        used = _IMAGE_HEAD.unpack_from(first)
+        if _IMAGE_HEAD.size + sum(used) != self._image_bytes:
+            raise ValueError("a checkpoint image of another length")
+        at = _IMAGE_HEAD.size + _META_FIELDS * 8
+        limits = decode_limits(memoryview(first)[at : at + LIMITS.size])
+        counts = (
+            max(limits.records_max[region], used[region] // _RECORD_BYTES[region]) for region in range(UM_REGIONS)
+        )
+        try:
+            self._memory = _Memory(replace(limits, records_max=tuple(counts)))
+        except (OSError, OverflowError, ValueError) as error:
+            raise ValueError(f"the image's limits cannot be met: {error}") from error
+        self._memory.attach(self._state)
+
+    def finish(self) -> NativeGroupState:
+        if self._memory is None or self._fed != self._image_bytes:
+            raise ValueError("the checkpoint image ends early")
+        lib.um_state_reindex(self._state)
+        return NativeGroupState._around(self._memory, self._state)
+
+
+def period_bounds(period_type: int, billing_day: int, timestamp_ns: int) -> tuple[int, int]:
+    start, end = ffi.new("int64_t *"), ffi.new("int64_t *")
+    lib.um_period_bounds(period_type, billing_day, timestamp_ns, start, end)
+    return int(start[0]), int(end[0])

@@ -1,0 +1,55 @@
+"""What reading one ingest frame came to, and how its request is to be answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from unimeter.kernels import layout as lay
+from unimeter.kernels.layout import BatchHead
+
+V1_INGEST_TYPES = (0x00, 0x01)  # async, sync
+V2_INGEST_TYPE = 0x02
+FLAG_ASYNC = 1
+FLAG_VERDICTS = 2
+
+
+@dataclass
+class Taken:
+    """What reading one payload came to. status != UM_REQ_OK: nothing of it is kept."""
+
+    sync: bool
+    status: int = lay.UM_REQ_OK
+    at_event: int = lay.UM_NONE  # the event at fault, UM_NONE: the whole
+    events: int = 0
+    unknown: list[int] = field(default_factory=list)  # events of unknown metrics, left out
+    rows: list[bytes] = field(default_factory=list)
+    batch: BatchHead = BatchHead(0, 0, 0, 0, 0, 0, 0)
+    wants_batch: bool = False  # keep the batch even without rows
+
+    def refuse(self, status: int, event: int = lay.UM_NONE) -> Taken:
+        self.status, self.at_event = status, event
+        return self
+
+
+@dataclass
+class Request:
+    """How one request is to be answered."""
+
+    link: int
+    request_id: int
+    v2: bool
+    sync: bool
+    wants_verdicts: bool
+    status: int
+    at_event: int
+    events: int
+    unknown: list[int]
+    batch: int  # number of its batch in the entry, UM_NONE when none
+    row_base: int
+    row_count: int
+    first_seq: int = 0  # set when the entry is sealed
+
+    @property
+    def needs_nothing(self) -> bool:
+        """Refused whole, or nothing in it to store: it need not even be ordered."""
+        return self.status != lay.UM_REQ_OK or self.batch == lay.UM_NONE

@@ -1,0 +1,323 @@
+"""What clients want: the writers, readers, administrators and vandals of a run.
+
+Each is a `Behaviour` of a `Client`. A writer's budget is a number of requests; it is finished when they are spent
+and answered. Who may send what again is decided here, because it depends on what makes an event recognisable:
+a session and a batch number, an id in every event, or (v1) a time in every event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from unimeter.kernels.api import Kernels
+from unimeter.sim import codec, wire1, wire2
+from unimeter.sim.client import AnyResponse
+from unimeter.sim.events import Metric
+from unimeter.sim.prng import Prng
+from unimeter.sim.requests import ACKED, UNKNOWN, Control, EventList, Garbage, Ingest, Query, Request
+from unimeter.sim.space import Space
+
+SESSION_UNKNOWN, SESSION_WINDOW, SESSION_SETTLED, SESSIONS_FULL = 6, 7, 8, 9
+SESSION_WINDOW_BATCHES = 64
+
+
+class Base:
+    """A budget of requests, numbered within the run by `number`."""
+
+    protocol = 2
+
+    def __init__(self, name: str, space: Space, prng: Prng, number: Callable[[], int], budget: int) -> None:
+        self.name = name
+        self.space = space
+        self.prng = prng
+        self.number = number
+        self.budget = budget
+
+    @property
+    def finished(self) -> bool:
+        return self.budget <= 0
+
+    def hurry(self) -> None:
+        """Want nothing new."""
+        self.budget = 0
+
+    def next(self, now_ns: int) -> Request | None:
+        request = self.make(now_ns)
+        if request is not None:
+            self.budget -= 1
+        return request
+
+    def make(self, now_ns: int) -> Request | None:
+        raise NotImplementedError
+
+    def answered(self, request: Request, response: AnyResponse) -> str:
+        match request:
+            case Ingest():
+                request.result = codec.ingested(request, response)
+            case Query():
+                codec.usage(request, response)
+            case EventList():
+                request.body = msgpack.unpackb(response.payload)
+        return ACKED
+
+    def lost(self, request: Request) -> None:
+        return None
+
+    def _metrics(self, request_events: list[Any]) -> list[Metric]:
+        codes = {event.ident.metric: None for event in request_events}
+        return [metric for metric in self.space.metrics if metric.code in codes and metric.alive]
+
+
+class SessionWriter(Base):
+    """Protocol v2 with a session: every batch has a number, and may be sent again for ever."""
+
+    def __init__(self, *args: Any, batch_events_max: int, asynchronous: float) -> None:
+        super().__init__(*args)
+        self.batch_events_max = batch_events_max
+        self.asynchronous = asynchronous
+        self.session = (0, 0)
+        self.opened = False
+        self.opening = False
+        self.batch = 0
+        self.unanswered: dict[int, None] = {}
+
+    def make(self, now_ns: int) -> Request | None:
+        if not self.opened:
+            if self.opening:
+                return None
+            self.opening = True
+            self.session = (self.prng.u64() | 1, self.prng.u64())
+            self.batch, self.unanswered = 0, {}
+            self.budget += 1  # opening is not part of the budget
+            return Ingest(self.number(), self.name, 2, [], session=self.session, opens=True)
+        lowest = min(self.unanswered, default=self.batch + 1)
+        if self.batch + 1 >= lowest + SESSION_WINDOW_BATCHES:
+            return None
+        events = self.space.batch(self.prng.between(1, self.batch_events_max), v1=False, ids=self.prng.chance(0.3))
+        if not events:
+            return None
+        self.batch += 1
+        self.unanswered[self.batch] = None
+        return Ingest(
+            self.number(),
+            self.name,
+            2,
+            self._metrics(events),
+            events=events,
+            sync=not self.prng.chance(self.asynchronous),
+            verdicts=self.prng.chance(0.7),
+            session=self.session,
+            batch=self.batch,
+            settled_below=lowest,
+        )
+
+    def answered(self, request: Request, response: AnyResponse) -> str:
+        super().answered(request, response)
+        assert isinstance(request, Ingest) and request.result is not None
+        verdict = request.result.session_verdict
+        request.repeated = verdict == 1
+        if request.opens:
+            self.opening = False
+            self.opened = verdict == 0
+            return ACKED
+        self.unanswered.pop(request.batch, None)
+        if verdict == SESSION_UNKNOWN:
+            if request.session == self.session:
+                self.opened = False  # evicted: go on in a new session
+            return UNKNOWN  # an earlier attempt may have been applied before the eviction
+        return ACKED
+
+    def lost(self, request: Request) -> None:
+        assert isinstance(request, Ingest)
+        if request.opens:
+            self.opening = False
+        self.unanswered.pop(request.batch, None)
+
+
+class PlainWriter(Base):
+    """Protocol v2 without a session: safe to send again only when every event has an id."""
+
+    def __init__(self, *args: Any, batch_events_max: int, asynchronous: float) -> None:
+        super().__init__(*args)
+        self.batch_events_max = batch_events_max
+        self.asynchronous = asynchronous
+
+    def make(self, now_ns: int) -> Request | None:
+        events = self.space.batch(self.prng.between(1, self.batch_events_max), v1=False, ids=True)
+        if self.prng.chance(0.7):
+            events = [event for event in events if event.ident.id]
+        if not events:
+            return None
+        return Ingest(
+            self.number(),
+            self.name,
+            2,
+            self._metrics(events),
+            resend=all(event.ident.id for event in events),
+            events=events,
+            sync=not self.prng.chance(self.asynchronous),
+            verdicts=self.prng.chance(0.7),
+        )
+
+
+class V1Writer(Base):
+    """A published v1 client: recognised by its events' times, where they have one."""
+
+    protocol = 1
+
+    def __init__(self, *args: Any, batch_events_max: int, asynchronous: float) -> None:
+        super().__init__(*args)
+        self.batch_events_max = batch_events_max
+        self.asynchronous = asynchronous
+
+    def make(self, now_ns: int) -> Request | None:
+        events = self.space.batch(self.prng.between(1, self.batch_events_max), v1=True, ids=False)
+        if self.prng.chance(0.7):
+            events = [event for event in events if event.timestamp_ns]
+        if not events:
+            return None
+        return Ingest(
+            self.number(),
+            self.name,
+            1,
+            self._metrics(events),
+            resend=all(event.timestamp_ns for event in events),
+            events=events,
+            sync=not self.prng.chance(self.asynchronous),
+        )
+
+
+class Reader(Base):
+    """Asks for usage, and for lists of events."""
+
+    def __init__(self, *args: Any, protocol: int) -> None:
+        super().__init__(*args)
+        self.protocol = protocol
+
+    def make(self, now_ns: int) -> Request | None:
+        metrics = self.space.usable(v1=False)
+        if not metrics:
+            return None
+        metric = self.prng.choice(metrics)
+        account = self.space.account(self.protocol == 1)
+        start, end = self.space.range()
+        if self.protocol == 2 and self.prng.chance(0.1):
+            return EventList(
+                self.number(), self.name, 2, [metric], account=account, since=start, until=end,
+                metric_code=metric.code if self.prng.chance(0.5) else None,
+                limit=self.prng.choice([1, 5, 1000]),
+            )  # fmt: skip
+        query = Query(self.number(), self.name, self.protocol, [metric], account=account, start=start, end=end)
+        kind = self.prng.below(8)
+        if kind == 0:
+            query.start = query.end = None
+        elif kind <= 2:
+            query.group_by = self.space.group_by(metric)
+        if (kind >= 5 or (kind == 2 and self.protocol == 2)) and query.start is not None:
+            query.filters = self.space.filters(metric)
+        return query
+
+
+class Admin(Base):
+    """Creates the run's metrics, and now and then changes or replaces one that is at rest."""
+
+    def __init__(self, *args: Any, changes: int) -> None:
+        super().__init__(*args)
+        self.budget = len(self.space.metrics) + changes
+        self.to_create = list(self.space.metrics)
+        self.then: dict[int, Callable[[], None]] = {}
+
+    def make(self, now_ns: int) -> Request | None:
+        if self.to_create:
+            return self._create(self.to_create.pop(0))
+        idle = [m for m in self.space.usable(v1=False) if not Space.spoiled(m)]
+        if not idle:
+            return None
+        metric = self.prng.choice(idle)
+        kind = self.prng.below(3)
+        if kind == 0:
+            return Control(self.number(), self.name, 2, [], type=wire2.METRIC_LIST)
+        if kind == 1 and len(metric.dimensions) < 3:
+            return self._add_dimension(metric)
+        return self._create(metric)  # the same definition again is ok
+
+    def _create(self, metric: Metric) -> Control:
+        request = Control(self.number(), self.name, 2, [], type=wire2.METRIC_CREATE, body=metric.body())
+
+        def known() -> None:
+            metric.known = True
+
+        self.then[request.number] = known
+        return request
+
+    def _add_dimension(self, metric: Metric) -> Control:
+        metric.changing = True
+        changed = metric.body()
+        changed["dimensions"] = [*metric.dimensions, "note"]
+        request = Control(self.number(), self.name, 2, [], type=wire2.METRIC_CREATE, body=changed)
+
+        def added() -> None:
+            metric.dimensions.append("note")
+            metric.added_dimension_at["note"] = request.first_sent_ns
+            metric.changing = False
+
+        self.then[request.number] = added
+        return request
+
+    def answered(self, request: Request, response: AnyResponse) -> str:
+        assert isinstance(request, Control)
+        request.answer = msgpack.unpackb(response.payload)
+        self.then.pop(request.number, lambda: None)()
+        return ACKED
+
+
+class Vandal(Base):
+    """Sends what is no request: noise, broken headers, broken checksums, bodies that contradict themselves."""
+
+    def __init__(self, *args: Any, protocol: int, kernels: Kernels) -> None:
+        super().__init__(*args)
+        self.protocol = protocol
+        self.kernels = kernels
+
+    def make(self, now_ns: int) -> Request | None:
+        events = self.space.batch(2, v1=self.protocol == 1, ids=False)
+        if not events:
+            return None
+        events = [event._replace(ident=event.ident._replace(properties=(("t", self.space.tag()),))) for event in events]
+        kind = self.prng.below(5)
+        data = self._v1(events, kind) if self.protocol == 1 else self._v2(events, kind)
+        return Garbage(self.number(), self.name, self.protocol, [], resend=False, data=data, events=events)
+
+    def _v2(self, events: list[Any], kind: int) -> bytes:
+        payload = bytearray(wire2.ingest_payload(events))
+        if kind == 0:
+            return bytes(self.prng.below(256) for _ in range(self.prng.between(32, 200)))
+        if kind == 1:  # a bit flipped on the way: the checksums tell
+            data = bytearray(wire2.frame(self.kernels, wire2.INGEST, 1, bytes(payload)))
+            data[self.prng.between(32, len(data) - 1)] ^= 1 << self.prng.below(8)
+            return bytes(data)
+        if kind == 2:  # one event more than there are
+            payload[32] += 1
+        elif kind == 3:  # the last row cut off, lengths as before
+            del payload[-8:]
+        else:  # a dictionary index that is not there
+            row = len(payload) - len(wire2.row(events[-1], 0))
+            payload[row + 24] = 0xEE
+        return wire2.frame(self.kernels, wire2.INGEST, 1, bytes(payload))
+
+    def _v1(self, events: list[Any], kind: int) -> bytes:
+        payload = bytearray(wire1.ingest_payload(events))
+        if kind == 0:
+            return bytes(self.prng.below(256) for _ in range(self.prng.between(16, 200)))
+        if kind == 1:
+            payload[0] += 1
+        elif kind == 2:
+            payload += b"\0" * 8
+        elif kind == 3:
+            payload[8 + 87] = 0xFF  # a value above 2^63 - 1
+        else:
+            payload[8 + 89] += 1  # a property more than there are
+        return wire1.frame(wire1.INGEST_SYNC, 1, bytes(payload))

@@ -1,0 +1,67 @@
+"""A host's clocks: a monotonic one that drifts and a wall clock that people and daemons set.
+
+The wall clock may stand wrong from the start (skew) and jump at any time, forwards and backwards; the
+monotonic clock starts anew with every process and runs a little fast or slow. Timers fire late, never early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from unimeter.core.inputs import Now
+from unimeter.sim.prng import Prng
+from unimeter.sim.world import US, Timer, World
+
+MILLION = 1_000_000
+
+
+class WallClock:
+    """What the host believes the date is. Shared by all processes that run on it, one after the other."""
+
+    def __init__(self, world: World, start_ns: int) -> None:
+        self._world = world
+        self._offset_ns = start_ns
+
+    def now_ns(self) -> int:
+        return self._world.now_ns + self._offset_ns
+
+    def jump(self, by_ns: int) -> None:
+        self._offset_ns += by_ns
+
+
+class ProcessClock:
+    """The `Clock` of one process (one incarnation of a node)."""
+
+    def __init__(self, world: World, wall: WallClock, prng: Prng, enter: Callable[[Callable[[], None]], None]) -> None:
+        self._world = world
+        self._wall = wall
+        self._enter = enter
+        self._prng = prng
+        self._boot_ns = world.now_ns
+        self._base_ns = prng.between(1, 1 << 40)
+        self._rate_ppm = MILLION + prng.between(-200, 200)
+        self._timer: Timer | None = None
+
+    def now(self) -> Now:
+        return Now(self._monotonic_ns(), self._wall.now_ns())
+
+    def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        left_ns = monotonic_ns - self._monotonic_ns()
+        if left_ns <= 0:
+            delay_ns = 0  # the end of this turn: after everything that is already due now
+        else:
+            delay_ns = left_ns * MILLION // self._rate_ppm + 1 + self._prng.below(50 * US)
+        self._timer = self._world.after(delay_ns, self._fire, callback)
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _fire(self, callback: Callable[[], None]) -> None:
+        self._timer = None
+        self._enter(callback)
+
+    def _monotonic_ns(self) -> int:
+        return self._base_ns + (self._world.now_ns - self._boot_ns) * self._rate_ppm // MILLION

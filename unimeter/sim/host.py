@@ -1,0 +1,251 @@
+"""A machine and the processes that live and die on it.
+
+A `Host` has what outlives a process: a disk, a wall clock, an address. Each start of the node is an
+`Incarnation`: a fresh `Node` and a fresh `Driver` (both the real ones) with ports to the fake world. Whatever
+reaches an incarnation goes through `enter`, which drops it when the process is dead, holds it while the process
+is paused, and turns an exception into a failed run: a node has no business breaking.
+
+    world event -> Incarnation.enter -> Driver -> Shuffled(Node).step -> effects, shuffled -> Driver -> ports
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from unimeter.config import NodeConfig
+from unimeter.core.effects import Effect, Write
+from unimeter.core.inputs import Input, Now
+from unimeter.core.node import Node
+from unimeter.io.driver import Driver
+from unimeter.kernels.api import Bytes, Kernels, Limits
+from unimeter.sim.clock import ProcessClock, WallClock
+from unimeter.sim.disk import KILL, POWER_CUT, SimDisk
+from unimeter.sim.network import End, Network
+from unimeter.sim.prng import Prng
+from unimeter.sim.world import World
+
+
+@dataclass(frozen=True)
+class NodeSetup:
+    """What a process is started with."""
+
+    config: NodeConfig
+    limits: Limits
+    kernels: Kernels
+
+
+class Watcher(Protocol):
+    """Whoever looks on (the invariants)."""
+
+    def booted(self, host: Host) -> None: ...
+    def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None: ...
+    def died(self, host: Host, how: str) -> None: ...
+    def halted(self, host: Host, reason: str | None) -> None: ...
+    def broke(self, host: Host, error: Exception) -> None: ...
+
+
+class Shuffled:
+    """A node whose effects come in any order that the contract allows: only Writes of one lane keep theirs."""
+
+    def __init__(self, host: Host, node: Any, prng: Prng) -> None:
+        self._host = host
+        self._node = node
+        self._prng = prng
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    def step(self, now: Now, event: Input) -> list[Effect]:
+        effects: list[Effect] = self._node.step(now, event)
+        if len(effects) > 1:
+            effects = shuffled(effects, self._prng)
+        self._host.watcher.stepped(self._host, event, effects)
+        return effects
+
+
+def shuffled(effects: list[Effect], prng: Prng) -> list[Effect]:
+    lanes: dict[bool, list[Write]] = {False: [], True: []}
+    for effect in effects:
+        if isinstance(effect, Write):
+            lanes[effect.bulk].append(effect)
+    result = list(effects)
+    prng.shuffle(result)
+    for number, effect in enumerate(result):
+        if isinstance(effect, Write):
+            result[number] = lanes[effect.bulk].pop(0)
+    return result
+
+
+class Host:
+    """One machine of the simulated cluster."""
+
+    def __init__(
+        self, world: World, network: Network, name: str, setup: NodeSetup, wall: WallClock, prng: Prng, watcher: Watcher
+    ) -> None:
+        self.world = world
+        self.network = network
+        self.name = name
+        self.setup = setup
+        self.wall = wall
+        self.watcher = watcher
+        self.disk = SimDisk(world, prng.stream("disk"))
+        self.process: Incarnation | None = None
+        self.incarnations = 0
+        self.paused_until_ns = 0
+        self.make_node: Callable[[NodeSetup], Any] = lambda s: Node(s.config, s.kernels, s.limits)
+        self._prng = prng
+        network.listen(setup.config.advertise, self)
+
+    @property
+    def up(self) -> bool:
+        return self.process is not None
+
+    @property
+    def node(self) -> Any:
+        """The running node, for looking only."""
+        return None if self.process is None else self.process.node
+
+    def boot(self) -> None:
+        assert self.process is None
+        self.incarnations += 1
+        self.world.note(f"host {self.name} boots #{self.incarnations}")
+        self.process = Incarnation(self, self._prng.stream(f"process{self.incarnations}"))
+        self.watcher.booted(self)
+        self.process.enter(self.process.driver.boot)
+
+    def crash(self, kind: str) -> None:
+        """Kill the process (KILL) or the machine (POWER_CUT)."""
+        if self.process is not None:
+            self.world.note(f"host {self.name} {kind}")
+            self._bury(kind)
+            self.watcher.died(self, kind)
+
+    def stop(self) -> None:
+        """Ask for a clean stop (SIGTERM)."""
+        if self.process is not None:
+            self.world.note(f"host {self.name} asked to stop")
+            self.process.enter(self.process.driver.stop)
+
+    def pause(self, duration_ns: int) -> None:
+        self.paused_until_ns = self.world.now_ns + duration_ns
+
+    def accept(self, end: End, peer: str) -> bool:
+        return self.process is not None and self.process.accept(end, peer)
+
+    def ended(self, reason: str | None) -> None:
+        """The process ended itself."""
+        self.world.note(f"host {self.name} halts: {reason}")
+        self._bury(KILL)
+        self.watcher.halted(self, reason)
+
+    def _bury(self, kind: str) -> None:
+        process, self.process = self.process, None
+        assert process is not None
+        process.die(kind)
+        self.disk.crash(kind)
+
+
+class Incarnation:
+    """One process. Also the `Network` and the `Process` that its driver sees."""
+
+    def __init__(self, host: Host, prng: Prng) -> None:
+        self._host = host
+        self._ends: dict[int, End] = {}
+        self._depth = 0
+        self._held: list[Callable[[], None]] = []
+        self._halt: tuple[str | None] | None = None
+        self.alive = True
+        setup = host.setup
+        self.clock = ProcessClock(host.world, host.wall, prng.stream("clock"), self.enter)
+        self.node = host.make_node(setup)
+        self.driver = Driver(
+            Shuffled(host, self.node, prng.stream("shuffle")),
+            self.clock,
+            host.disk.port(self.enter),
+            self,
+            self,
+            setup.kernels,
+            setup.config,
+        )
+
+    def enter(self, call: Callable[[], None]) -> None:
+        """Run something inside the process."""
+        host = self._host
+        if not self.alive:
+            return
+        if self._held or host.world.now_ns < host.paused_until_ns:
+            if not self._held:
+                host.world.at(host.paused_until_ns, self._resume)
+            self._held.append(call)
+            return
+        self._run(call)
+
+    def _resume(self) -> None:
+        """The pause is over: everything that came meanwhile happens now, in the order in which it came."""
+        host = self._host
+        if host.world.now_ns < host.paused_until_ns:
+            host.world.at(host.paused_until_ns, self._resume)
+            return
+        held, self._held = self._held, []
+        for call in held:
+            if self.alive:
+                self._run(call)
+
+    def _run(self, call: Callable[[], None]) -> None:
+        host = self._host
+        assert self._depth == 0, "the world called into a process from inside the process"
+        self._depth = 1
+        try:
+            call()
+        except Exception as error:
+            host.watcher.broke(host, error)
+            raise
+        finally:
+            self._depth = 0
+        if self._halt is not None and self.alive:
+            host.ended(self._halt[0])
+
+    def die(self, kind: str) -> None:
+        self.alive = False
+        self.clock.stop()
+        for end in list(self._ends.values()):
+            if kind == POWER_CUT:
+                self._host.network.abandon(end)
+            else:
+                self._host.network.reset(end)
+        self._ends.clear()
+
+    # ---- connections ----
+
+    def accept(self, end: End, peer: str) -> bool:
+        if not self.alive:
+            return False
+        self._ends[end.link] = end
+        end.on_bytes = self._on_bytes
+        end.on_close = self._on_close
+        self._host.world.after(0, self.enter, lambda: self.driver.link_opened(end.link, peer))
+        return True
+
+    def _on_bytes(self, end: End, data: bytes) -> None:
+        self.enter(lambda: self.driver.bytes_arrived(end.link, data))
+
+    def _on_close(self, end: End) -> None:
+        self._ends.pop(end.link, None)
+        self.enter(lambda: self.driver.link_closed(end.link))
+
+    def send(self, link: int, data: Bytes) -> None:
+        end = self._ends.get(link)
+        if end is not None:
+            self._host.network.send(end, data)
+
+    def close(self, link: int) -> None:
+        end = self._ends.get(link)
+        if end is not None:
+            self._host.network.close(end)
+
+    # ---- the process itself ----
+
+    def halt(self, reason: str | None) -> None:
+        self._halt = (reason,)
