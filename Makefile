@@ -24,7 +24,7 @@ SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-fra
 FUZZ_ITERATIONS ?= 200000
 SIM_SEEDS ?= 2000
 
-.PHONY: build native demo test lint ctest fuzz pytest sim bench clean help
+.PHONY: build native demo test lint ctest fuzz pytest sim bench bench-tools clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -73,6 +73,12 @@ sim: build
 
 bench: build
 	$(BIN)/unimeter bench
+
+bench-tools: build/bench/floor
+
+build/bench/%: bench/%.c csrc/kernels/crc32c.c $(KERNEL_HEADERS)
+	@mkdir -p build/bench
+	$(CC) -std=gnu11 -O3 $(ARCH_FLAGS) -Wall -Wextra -Wconversion -Werror -Icsrc/kernels -o $@ $< csrc/kernels/crc32c.c
 
 clean:
 	rm -rf build dist *.egg-info $(VENV)

@@ -134,17 +134,26 @@ class Bench:
 
     def restart(self) -> Bench:
         """What a crash right now leaves, started again."""
-        fresh = Bench({name: bytearray(data) for name, data in self.files.items()}, self.config, self.limits, wall_ns=self.wall_ns)
+        fresh = Bench(
+            {name: bytearray(data) for name, data in self.files.items()}, self.config, self.limits, wall_ns=self.wall_ns
+        )
         fresh.disk()
         return fresh
 
 
 def v1(type_: int, payload: bytes = b"", request_id: int = 1) -> bytes:
-    return wire.V1_REQUEST_HEADER.pack(wire.V1_MAGIC, wire.V1_VERSION, type_, 0xFFFF, len(payload), request_id) + payload
+    return (
+        wire.V1_REQUEST_HEADER.pack(wire.V1_MAGIC, wire.V1_VERSION, type_, 0xFFFF, len(payload), request_id) + payload
+    )
 
 
 def v1_event(
-    code: str, account: int, value: int = 1, timestamp_ns: int = 0, operation: int = 0, properties: dict[str, str] | None = None
+    code: str,
+    account: int,
+    value: int = 1,
+    timestamp_ns: int = 0,
+    operation: int = 0,
+    properties: dict[str, str] | None = None,
 ) -> tuple[bytes, bytes]:
     pairs = properties or {}
     event = wire.V1_EVENT.pack(code.encode(), account, timestamp_ns, value, operation, len(pairs))
@@ -157,7 +166,9 @@ def v1_ingest(*events: tuple[bytes, bytes], sync: bool = True, request_id: int =
     return v1(1 if sync else 0, head + b"".join(event for event, _ in events) + properties, request_id)
 
 
-def v1_metric(code: str, aggregation: int = 0, dimensions: tuple[str, ...] = (), thresholds: tuple[tuple[str, int], ...] = ()) -> bytes:
+def v1_metric(
+    code: str, aggregation: int = 0, dimensions: tuple[str, ...] = (), thresholds: tuple[tuple[str, int], ...] = ()
+) -> bytes:
     out = wire.V1_METRIC_HEAD.pack(code.encode(), aggregation, 0, len(dimensions), b"")
     out += b"".join(wire.V1_FILTER.pack(key.encode(), 0, b"") for key in dimensions)
     out += wire.V1_THRESHOLD_HEAD.pack(len(thresholds))

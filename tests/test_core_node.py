@@ -70,7 +70,12 @@ def test_a_resent_batch_adds_nothing_also_after_a_restart(bench: Bench) -> None:
 
 def test_the_state_after_a_restart_is_the_state_before_it(bench: Bench) -> None:
     for n in range(300):
-        bench.ask(1, v1_ingest(*[v1_event("calls", k, n, JAN_1 + n * HOUR + k, properties={"region": f"r{k % 3}"}) for k in range(20)]))
+        bench.ask(
+            1,
+            v1_ingest(
+                *[v1_event("calls", k, n, JAN_1 + n * HOUR + k, properties={"region": f"r{k % 3}"}) for k in range(20)]
+            ),
+        )
     again = bench.restart()
     assert again.node.groups[0].state.digest() == bench.node.groups[0].state.digest()
     assert again.node.groups[0].state.meta() == bench.node.groups[0].state.meta()
@@ -90,7 +95,12 @@ def test_a_clean_stop_leaves_a_checkpoint_and_nothing_to_replay(bench: Bench) ->
 def test_a_range_that_cuts_an_hour_is_exact_to_the_nanosecond(bench: Bench) -> None:
     times = [JAN_1 + n for n in (0, 1, 10, HOUR - 1, HOUR, HOUR + 5)]
     bench.ask(1, v1_ingest(*[v1_event("calls", 7, 1, t) for t in times]))
-    for start, end in [(JAN_1 + 1, JAN_1 + 10), (JAN_1 + 1, JAN_1 + 11), (JAN_1 + 10, JAN_1 + HOUR + 5), (JAN_1, JAN_1 + HOUR)]:
+    for start, end in [
+        (JAN_1 + 1, JAN_1 + 10),
+        (JAN_1 + 1, JAN_1 + 11),
+        (JAN_1 + 10, JAN_1 + HOUR + 5),
+        (JAN_1, JAN_1 + HOUR),
+    ]:
         assert usage(bench, 7, start, end)[2] == sum(start <= t < end for t in times), (start - JAN_1, end - JAN_1)
 
 
@@ -138,7 +148,12 @@ def test_a_full_disk_refuses_writes_and_serves_again_when_there_is_room(bench: B
     statuses = set()
     acknowledged = 0
     for n in range(60):
-        status, _ = bench.ask(1, v1_ingest(*[v1_event("calls", 7, 1, JAN_1 + n * 1000 + k, properties={"region": "x" * 60}) for k in range(300)]))
+        status, _ = bench.ask(
+            1,
+            v1_ingest(
+                *[v1_event("calls", 7, 1, JAN_1 + n * 1000 + k, properties={"region": "x" * 60}) for k in range(300)]
+            ),
+        )
         statuses.add(status)
         acknowledged += 300 if status == 0 else 0
         bench.now_ns += 1_000_000_000
@@ -156,7 +171,9 @@ def fill(bench: Bench) -> Bench:
     """Ingest until the node says that the disk is full; every acknowledged event must be there."""
     count = usage(bench, 7)[2]
     for n in range(10_000):
-        events = [v1_event("calls", 7, 1, JAN_1 + 10**9 + n * 1000 + k, properties={"region": "y" * 60}) for k in range(300)]
+        events = [
+            v1_event("calls", 7, 1, JAN_1 + 10**9 + n * 1000 + k, properties={"region": "y" * 60}) for k in range(300)
+        ]
         status, payload = bench.ask(1, v1_ingest(*events))
         if status != 0:
             assert status == wire.V1_STATUS_BACKPRESSURE, payload

@@ -22,7 +22,9 @@ SOURCE_SUFFIXES = {".py", ".c", ".h", ".go", ".ts"}
 
 
 def sources(*folders: str) -> list[Path]:
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py") if "__pycache__" not in path.parts)
+    return sorted(
+        path for folder in folders for path in (ROOT / folder).rglob("*.py") if "__pycache__" not in path.parts
+    )
 
 
 def imports(path: Path) -> set[str]:
@@ -52,13 +54,19 @@ def test_core_imports_only_itself_kernels_and_pure_modules(path: Path) -> None:
 @pytest.mark.parametrize("path", sources("unimeter/core"), ids=str)
 def test_core_has_no_float_no_hash_no_id_and_does_not_iterate_over_sets(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
-        assert not (isinstance(node, ast.Constant) and isinstance(node.value, float)), f"{path.name}:{node.lineno} float"
+        assert not (isinstance(node, ast.Constant) and isinstance(node.value, float)), (
+            f"{path.name}:{node.lineno} float"
+        )
         assert not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)), f"{path.name}:{node.lineno} division"
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id not in {"hash", "id", "float", "open", "print", "input"}, f"{path.name}:{node.lineno} {node.func.id}()"
+            assert node.func.id not in {"hash", "id", "float", "open", "print", "input"}, (
+                f"{path.name}:{node.lineno} {node.func.id}()"
+            )
         if isinstance(node, ast.For | ast.comprehension):
             over = node.iter
-            named = isinstance(over, ast.Call) and isinstance(over.func, ast.Name) and over.func.id in {"set", "frozenset"}
+            named = (
+                isinstance(over, ast.Call) and isinstance(over.func, ast.Name) and over.func.id in {"set", "frozenset"}
+            )
             assert not named and not isinstance(over, ast.Set | ast.SetComp), f"{path.name}: iterates over a set"
 
 
@@ -79,7 +87,14 @@ def test_the_real_world_and_the_simulator_never_import_each_other() -> None:
 def test_the_driver_knows_the_world_only_through_its_interface() -> None:
     for name in ("driver.py", "framer.py", "interface.py"):
         for module in imports(PACKAGE / "io" / name):
-            known = inside(module, "unimeter.core", "unimeter.kernels", "unimeter.config", "unimeter.io.framer", "unimeter.io.interface")
+            known = inside(
+                module,
+                "unimeter.core",
+                "unimeter.kernels",
+                "unimeter.config",
+                "unimeter.io.framer",
+                "unimeter.io.interface",
+            )
             assert known or module in PURE_STDLIB, f"{name} imports {module}"
 
 
@@ -91,7 +106,13 @@ def test_only_the_node_and_its_outbox_make_effects() -> None:
 
 
 def test_no_file_is_longer_than_the_limit() -> None:
-    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     for name in listed.stdout.split():
         path = ROOT / name
         if path.suffix in SOURCE_SUFFIXES and path.is_file() and not path.is_symlink():
@@ -121,14 +142,32 @@ def test_the_kernels_call_nothing_but_memory_moves(tmp_path: Path) -> None:
 def test_only_sysio_makes_system_calls() -> None:
     for path in (ROOT / "csrc/kernels").glob("*.[ch]"):
         for header in re.findall(r"#include <([^>]+)>", path.read_text()):
-            assert header in {"stdint.h", "stddef.h", "string.h", "nmmintrin.h", "immintrin.h", "wmmintrin.h", "arm_acle.h"}, f"{path.name}: {header}"
+            assert header in {
+                "stdint.h",
+                "stddef.h",
+                "string.h",
+                "nmmintrin.h",
+                "immintrin.h",
+                "wmmintrin.h",
+                "arm_acle.h",
+            }, f"{path.name}: {header}"
 
 
 def test_the_project_speaks_of_itself_alone() -> None:
-    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     for name in listed.stdout.split():
         path = ROOT / name
-        if path.suffix in {*SOURCE_SUFFIXES, ".md", ".toml", ".json", ""} and path.is_file() and path.name != "test_tidy.py":
+        if (
+            path.suffix in {*SOURCE_SUFFIXES, ".md", ".toml", ".json", ""}
+            and path.is_file()
+            and path.name != "test_tidy.py"
+        ):
             text = path.read_text(errors="replace")
             for foreign in ("/work/", "../shared"):
                 assert foreign not in text, f"{name} mentions {foreign}"

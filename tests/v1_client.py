@@ -211,6 +211,14 @@ class V1Client:
         else:
             self.answers[request_id] = Answer(status, request_id, payload)
 
+    def read_to_end(self) -> list[int]:
+        """Everything until the node closes the connection: the statuses of the answers, in order of arrival."""
+        while True:
+            try:
+                self.read_one()
+            except ConnectionGone:
+                return [answer.status for answer in self.answers.values()]
+
     def take(self, length: int) -> bytes:
         while len(self.received) < length:
             try:

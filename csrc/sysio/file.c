@@ -67,33 +67,40 @@ void um__files_close(um__files *f) {
     f->stage = NULL;
 }
 
-/* The file's descriptor, from the cache or opened; or -errno. A name may have been given to another file
- * since it was opened (deleted here or by another lane, created anew): then all are opened again. */
-static int um__open(um__files *f, const char *name, int writable) {
-    uint64_t unlinked = atomic_load(&f->root->unlinked);
-    if (unlinked != f->unlinked) {
+/* The open file, from the cache or opened anew; 0 or an errno. A name may have come to mean another file since
+ * (deleted or made anew by any lane): then all are opened again.
+ * The size is asked for once, here, not before each write: asking makes Linux (6.13 on) give the next write a
+ * time stamp of its own, which costs a metadata update and doubled the time of a synced write when measured. */
+static int um__open(um__files *f, const char *name, int writable, um__handle **out) {
+    uint64_t changed = atomic_load(&f->root->changed);
+    if (changed != f->changed) {
         um__forget(f);
-        f->unlinked = unlinked;
+        f->changed = changed;
     }
     um__handle *victim = &f->handles[0];
     for (int i = 0; i < UM__HANDLES; i++) {
         um__handle *h = &f->handles[i];
         if (h->used && h->writable == writable && strcmp(h->name, name) == 0) {
             h->used = ++f->clock;
-            return h->fd;
+            *out = h;
+            return 0;
         }
         if (h->used < victim->used) victim = h;
     }
     int flags = O_CLOEXEC | O_NOFOLLOW | (writable ? O_RDWR | O_DSYNC | (f->root->direct ? O_DIRECT : 0) : O_RDONLY);
     int fd = openat(f->root->root, name, flags);
-    if (fd < 0) return -errno;
+    if (fd < 0) return errno;
+    struct stat st;
+    if (fstat(fd, &st)) {
+        int error = errno;
+        close(fd);
+        return error;
+    }
     if (victim->used) close(victim->fd);
+    *victim = (um__handle){.fd = fd, .writable = writable, .size = (uint64_t)st.st_size, .used = ++f->clock};
     strncpy(victim->name, name, sizeof victim->name - 1);
-    victim->name[sizeof victim->name - 1] = 0;
-    victim->fd = fd;
-    victim->writable = writable;
-    victim->used = ++f->clock;
-    return fd;
+    *out = victim;
+    return 0;
 }
 
 /* ---- write ---- */
@@ -130,19 +137,23 @@ static int um__pwrite_staged(um__files *f, int fd, const uint8_t *data, uint64_t
 
 static um__outcome um__write(um__files *f, const char *name, uint64_t offset, const uint8_t *data, uint64_t length) {
     if (offset % UM_SYS_BLOCK_BYTES || length % UM_SYS_BLOCK_BYTES) return um__failed(EINVAL);
-    int fd = um__open(f, name, 1);
-    if (fd < 0) return um__is_full(-fd) ? um__no_space(-fd) : um__failed(-fd);
-    struct stat before;
-    if (fstat(fd, &before)) return um__failed(errno);
-    uint64_t size = (uint64_t)before.st_size, done = 0;
+    um__handle *h;
+    int error = um__open(f, name, 1, &h);
+    if (error) return um__is_full(error) ? um__no_space(error) : um__failed(error);
+    uint64_t done = 0;
     int aligned = (uintptr_t)data % UM_SYS_BLOCK_BYTES == 0;
-    int error = aligned || !f->root->direct ? um__pwrite_all(fd, data, length, offset, &done)
-                                            : um__pwrite_staged(f, fd, data, length, offset, &done);
-    if (!error) return um__ok(length);
+    error = aligned || !f->root->direct ? um__pwrite_all(h->fd, data, length, offset, &done)
+                                        : um__pwrite_staged(f, h->fd, data, length, offset, &done);
+    if (!error) {
+        if (offset + length > h->size) h->size = offset + length;
+        return um__ok(length);
+    }
     if (!um__is_full(error)) return um__failed(error);
-    /* Full: cut off what was appended. Bytes that replaced others cannot be brought back. */
-    if (done && offset < size) return um__failed(error);
-    if (offset + length > size && (ftruncate(fd, (off_t)size) || fsync(fd))) return um__failed(error);
+    if (done == 0) return um__no_space(error);
+    /* Full half-way. What was appended is cut off; bytes that replaced others cannot be brought back. */
+    struct stat now;
+    if (offset < h->size || fstat(h->fd, &now) || (uint64_t)now.st_size > offset + done) return um__failed(error);
+    if (ftruncate(h->fd, (off_t)offset) || fsync(h->fd)) return um__failed(error);
     return um__no_space(error);
 }
 
@@ -202,7 +213,7 @@ static int um__remove(um__root *root, const char *name) {
     char parent[UM_SYS_NAME_BYTES_MAX + 1];
     int fd = openat(root->root, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     int error = unlinkat(root->root, name, 0) && errno != ENOENT ? errno : 0;
-    atomic_fetch_add(&root->unlinked, 1);
+    atomic_fetch_add(&root->changed, 1);
     /* Also when it was gone: perhaps by a delete that a crash cut off before this sync. */
     if (!error) error = um__sync_directory(root->root, um__parent(name, parent));
     if (error == ENOENT) error = 0; /* not even the directory is there */
@@ -221,6 +232,7 @@ static um__outcome um__create(um__files *f, const char *name, uint64_t length) {
     int direct = f->root->direct && length % UM_SYS_BLOCK_BYTES == 0 ? O_DIRECT : 0;
     int fd = openat(root, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW | direct, UM__FILE_MODE);
     if (fd < 0) return um__is_full(errno) ? um__no_space(errno) : um__failed(errno);
+    atomic_fetch_add(&f->root->changed, 1);
     error = um__fill(fd, length);
     if (!error && fsync(fd)) error = um__is_full(errno) ? EIO : errno; /* a failed sync is never "try again" */
     close(fd);
@@ -238,11 +250,12 @@ static um__outcome um__delete(um__files *f, const char *name) {
 /* ---- read ---- */
 
 static um__outcome um__read(um__files *f, const char *name, uint64_t offset, uint8_t *data, uint64_t length) {
-    int fd = um__open(f, name, 0);
-    if (fd < 0) return um__failed(-fd);
+    um__handle *h;
+    int error = um__open(f, name, 0, &h);
+    if (error) return um__failed(error);
     uint64_t done = 0;
     while (done < length) {
-        ssize_t n = pread(fd, data + done, length - done, (off_t)(offset + done));
+        ssize_t n = pread(h->fd, data + done, length - done, (off_t)(offset + done));
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return um__failed(errno);
         if (n == 0) break;
@@ -280,7 +293,7 @@ int um__root_open(um__root *root, const char *directory, uint32_t flags) {
     root->root = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (root->root < 0) return -errno;
     root->direct = !(flags & UM_SYS_FLAG_BUFFERED) && um__try_direct(root->root);
-    atomic_init(&root->unlinked, 0);
+    atomic_init(&root->changed, 0);
     return 0;
 }
 

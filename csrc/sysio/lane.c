@@ -15,9 +15,8 @@
  * publishes the slot, then looks whether the thread sleeps. All four accesses are sequentially consistent,
  * so at least one side sees the other. While a thread is awake submit makes no system call.
  *
- * Spinning. Waking a thread costs tens of microseconds, as long as the write itself. When work has lately
- * come within SPIN_NS_MAX of the lane running dry, the journal's thread looks for that long before it sleeps.
- * One that waits longer than that on the average does not spin at all, so an idle node uses no processor.
+ * The thread does not spin before it sleeps: measured with 0, 30, 60 and 100 us of spinning, a synced 4 KiB
+ * write took the same 110 us from submit to drain (2 us of it until the thread had the slot).
  *
  * Waking the caller. `signalled` is set by the first completion after a drain; only that one writes to the
  * eventfd. Drain clears the eventfd, then the flag, then takes answers: one that comes in between signals again.
@@ -27,7 +26,6 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,8 +33,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define UM__SPIN_NS_MAX 30000u
-#define UM__SPIN_GAP_NS_MAX 1000000u        /* a longer pause counts as this much in the average */
 #define UM__STACK_BYTES (256u << 10)
 
 typedef struct {
@@ -53,8 +49,6 @@ typedef struct {
     _Alignas(64) _Atomic uint32_t sleeping; /* the futex */
     uint32_t drained;                       /* the caller's */
     uint32_t number;
-    uint32_t spins;                         /* may this lane spin at all */
-    uint64_t gap_ns;                        /* how long it waited for work lately */
     um_sys_disk *disk;
     pthread_t thread;
     um__files files;
@@ -76,29 +70,14 @@ static int um__has_work(um__lane *lane, uint32_t next) {
     return atomic_load(&lane->submitted) != next;
 }
 
-static void um__pause(void) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ __volatile__("yield");
-#endif
-}
-
 /* Returns with work to do, or when stopping. */
 static void um__wait(um__lane *lane, uint32_t next) {
-    uint64_t since = um__now_ns(), now = since;
-    if (lane->spins && lane->gap_ns < UM__SPIN_NS_MAX)
-        while (!um__has_work(lane, next) && (now = um__now_ns()) - since < UM__SPIN_NS_MAX)
-            for (int i = 0; i < 16; i++) um__pause();
     while (!um__has_work(lane, next) && !atomic_load(&lane->disk->stopping)) {
         atomic_store(&lane->sleeping, 1);
         if (!um__has_work(lane, next) && !atomic_load(&lane->disk->stopping))
             um__futex(&lane->sleeping, FUTEX_WAIT_PRIVATE, 1);
         atomic_store(&lane->sleeping, 0);
     }
-    uint64_t gap = um__now_ns() - since;
-    if (gap > UM__SPIN_GAP_NS_MAX) gap = UM__SPIN_GAP_NS_MAX;
-    lane->gap_ns = (lane->gap_ns * 7 + gap) / 8;
 }
 
 static void um__wake(um__lane *lane) {
@@ -175,8 +154,6 @@ um_sys_disk *um_sys_open(const char *directory, uint32_t flags, int32_t *error) 
     while (!bad && started < UM_SYS_LANES) {
         um__lane *lane = &disk->lanes[started];
         lane->number = started;
-        lane->spins = started == UM_SYS_LANE_JOURNAL && sysconf(_SC_NPROCESSORS_ONLN) > 1;
-        lane->gap_ns = UM__SPIN_GAP_NS_MAX;
         lane->disk = disk;
         um__files_init(&lane->files, &disk->root);
         bad = um__lane_start(lane);

@@ -16,12 +16,13 @@
 typedef struct {
     int root;                               /* the directory */
     int direct;                             /* O_DIRECT works here */
-    _Atomic uint64_t unlinked;              /* files removed so far: a lane that sees it change reopens its files */
+    _Atomic uint64_t changed;               /* files made and removed so far: a lane that sees it move reopens its files */
 } um__root;
 
 typedef struct {
     char name[UM_SYS_NAME_BYTES_MAX + 1];
     int fd, writable;
+    uint64_t size;                          /* when opened, or as this lane has grown it since */
     uint64_t used;                          /* when, for eviction; 0 = free */
 } um__handle;
 
@@ -29,7 +30,7 @@ typedef struct {
 typedef struct {
     um__root *root;
     um__handle handles[UM__HANDLES];
-    uint64_t clock, unlinked;
+    uint64_t clock, changed;
     uint8_t *stage;                         /* UM__STAGE_BYTES, mapped when first needed */
 } um__files;
 

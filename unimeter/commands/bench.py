@@ -187,7 +187,7 @@ def load_command(
         report = run_load(plan)
     except load.LoadError as error:
         Console(stderr=True).print(f"[red]load failed:[/red] {error}", highlight=False)
-        raise typer.Exit(1) from error
+        raise typer.Exit(4 if isinstance(error, load.ServerUnreachable) else 1) from error
     if as_json:
         print(json.dumps({"plan": asdict(plan), **report.as_json()}))
     else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from unimeter.errors import InvalidArgument
 
@@ -12,6 +14,14 @@ ServerOption = Annotated[
     str, typer.Option("--server", envvar="UNIMETER_SERVER", help="Address of the node to talk to, host:port.")
 ]
 DEFAULT_SERVER = "127.0.0.1:7001"
+
+
+def print_table(table: Table) -> None:
+    """A table without lines; never folded to 80 columns when another program reads it."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=1000)
+    console.print(table, markup=False, highlight=False)
 
 
 def split_pair(text: str, option: str) -> tuple[str, str]:

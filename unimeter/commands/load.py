@@ -25,6 +25,10 @@ class LoadError(Exception):
     """The load could not be run to its end; the message says what broke."""
 
 
+class ServerUnreachable(LoadError):
+    """No connection could be made."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to send. Event number n of a run gets the timestamp `timestamp_ns + n * timestamp_step_ns`, so no
@@ -160,7 +164,7 @@ def run(plan: Plan, on_progress: Callable[[int, int], None] | None = None) -> Re
             on_progress(int(result.stored + result.duplicates), int(result.queries + result.echoes))
     error = ffi.string(result.error).decode(errors="replace")
     if error:
-        raise LoadError(error)
+        raise (ServerUnreachable if error.startswith("connect to ") else LoadError)(error)
     counters = {name: int(getattr(result, name)) for name in COUNTERS}
     statuses = {status: int(count) for status, count in enumerate(result.statuses) if count}
     return Report(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from unimeter.client.values import AggType, MetricSchema, PeriodType, Threshold
-from unimeter.commands.common import DEFAULT_SERVER, ServerOption, split_pair
+from unimeter.commands.common import DEFAULT_SERVER, ServerOption, print_table, split_pair
 
 app = typer.Typer(
     help="Create, list and delete metrics. An event names its metric; the metric says what is done with it.",
@@ -96,7 +96,6 @@ def list_metrics(
     if not metrics:
         typer.echo("no metrics yet; create one: unimeter metric create CODE --agg count")
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("metric", "aggregation", "dimensions", "period", "thresholds", box=None, pad_edge=False)
@@ -109,7 +108,7 @@ def list_metrics(
             _period_words(schema),
             ", ".join(f"{t.name}={t.value}{' recurring' if t.recurring else ''}" for t in schema.thresholds),
         )
-    Console().print(table, markup=False, highlight=False)
+    print_table(table)
 
 
 def _period_words(schema: MetricSchema) -> str:

@@ -10,7 +10,7 @@ import typer
 from unimeter.client.results import UsageRow, Value
 from unimeter.client.times import TIMESTAMP_MAX_NS, iso, parse_time
 from unimeter.client.values import Period
-from unimeter.commands.common import DEFAULT_SERVER, ServerOption, account_of, split_pair
+from unimeter.commands.common import DEFAULT_SERVER, ServerOption, account_of, print_table, split_pair
 
 app = typer.Typer()
 
@@ -78,7 +78,6 @@ def _object(value: Value) -> dict[str, Any]:
 
 
 def _print_table(keys: list[str], rows: list[UsageRow]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     with_unique = any(row.value.unique is not None for row in rows)
@@ -94,4 +93,4 @@ def _print_table(keys: list[str], rows: list[UsageRow]) -> None:
         if with_unique:
             cells.append(value.unique)
         table.add_row(*(row.dimensions.get(key, "") for key in keys), *("-" if c is None else str(c) for c in cells))
-    Console().print(table, markup=False, highlight=False)
+    print_table(table)

@@ -69,10 +69,10 @@ def _unblock(kernels: Kernels, magic: bytes, block: bytes) -> dict[str, Any]:
 
 
 def write(
-    kernels: Kernels, config: NodeConfig, cluster_id: int, position: Position, groups: list[Group], old: list[str]
+    kernels: Kernels, config: NodeConfig, cluster_id: int, position: Position, groups: list[Group], stale: list[str]
 ) -> Flow[str]:
-    """Write a checkpoint of the groups as they are now; `position`: behind the last applied record. Then delete all
-    but the newest of the `old` files. Returns the new file's name; on NoSpace the caller calls abandon()."""
+    """Write a checkpoint of the groups as they are now; `position`: behind the last applied record. Then delete
+    the `stale` files. Returns the new file's name; on NoSpace the caller calls abandon()."""
     parts: list[tuple[str, int, Iterator[bytes]]] = []
     for group in groups:
         catalog, archive = group.catalog.dump(), group.archive.dump()
@@ -87,6 +87,7 @@ def write(
         "position": list(position),
         "cluster": cluster_id,
         "sections": [[n, s] for n, s, _ in parts],
+        "chunk_bytes": config.checkpoint_chunk_bytes,
     }
     yield WriteFile(file, 0, _block(kernels, HEADER_MAGIC, fields))
     offset = BLOCK_BYTES
@@ -99,8 +100,9 @@ def write(
         number += 1
     yield WriteFile(file, offset, _block(kernels, FOOTER_MAGIC, {"chunks": number, "seq": position.seq}))
     end(groups)
-    for name in sorted(old)[: max(0, len(old) - (KEPT_MAX - 1))]:
-        yield DeleteFile(name)
+    for name in stale:
+        if name != file:
+            yield DeleteFile(name)
     return file
 
 
@@ -136,9 +138,7 @@ def _chunks(parts: list[tuple[str, int, Iterator[bytes]]], size: int) -> Iterato
         yield bytes(pending)
 
 
-def read(
-    kernels: Kernels, config: NodeConfig, file: str, size_bytes: int, sink: Callable[[str, int, bytes], None]
-) -> Flow[Header]:
+def read(kernels: Kernels, file: str, size_bytes: int, sink: Callable[[str, int, bytes], None]) -> Flow[Header]:
     """Verify a checkpoint from end to end, giving each section's bytes in order to sink(section, length, data).
     Raises Unusable (the sink may have been fed then: throw away what it built)."""
     try:
@@ -154,7 +154,7 @@ def read(
         missing = left[0][1] if left else 0
         offset = BLOCK_BYTES
         for number in range(footer["chunks"]):
-            block = yield ReadFile(file, offset, config.checkpoint_chunk_bytes)
+            block = yield ReadFile(file, offset, header["chunk_bytes"])
             crc, length, found = _CHUNK.unpack_from(block.ljust(_CHUNK.size, b"\0"))
             if (
                 found != number

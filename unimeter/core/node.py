@@ -164,8 +164,7 @@ class Node:
             self.config,
             self.journal,
             self.groups,
-            found.checkpoints,
-            found.replayed_bytes,
+            found,
             self._flows,
             self._wake,
         )

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from unimeter.config import BLOCK_BYTES, NodeConfig
 from unimeter.core import checkpoint, identity, journal
@@ -22,7 +21,8 @@ from unimeter.core.flow import Corrupt, CreateFile, Flow, ReadFailed, ReadFile, 
 from unimeter.core.group import Group
 from unimeter.core.identity import Identity
 from unimeter.core.inputs import FileInfo
-from unimeter.core.journal import Position, block_ceil, block_floor, segment_file
+from unimeter.core.journal import Position, block_floor, segment_file
+from unimeter.core.journal_read import find_later, read_records
 from unimeter.kernels import layout
 from unimeter.kernels.api import Kernels, Limits, StateLoader
 
@@ -34,8 +34,10 @@ class Recovered:
     position: Position  # of the next record
     tail: bytes  # bytes of position's block before it
     next_segment_ready: bool
-    checkpoints: list[str] = field(default_factory=list)  # complete ones, oldest first
+    checkpoints: list[str] = field(default_factory=list)  # oldest first; the last one was used
+    stale: list[str] = field(default_factory=list)  # checkpoint files that are of no use
     replayed_bytes: int = 0
+    replayed_rows: int = 0
     torn_tail: bool = False
 
 
@@ -114,17 +116,15 @@ class Recovery:
             loaders: dict[int, StateLoader] = {}
             sink = self._sink(groups, loaders)
             try:
-                header = yield from checkpoint.read(
-                    self._kernels, self._config, names[number], self._sizes[names[number]], sink
-                )
+                header = yield from checkpoint.read(self._kernels, names[number], self._sizes[names[number]], sink)
                 if header.cluster_id != found.cluster_id or len(loaders) != len(groups):
                     raise checkpoint.Unusable("it belongs to another cluster")
                 for group in groups:
                     group.adopt(loaders[group.number].finish())
             except (checkpoint.Unusable, ValueError):
                 continue  # incomplete (a crash while it was written) or damaged: the journal has everything
-            return Recovered(found, groups, header.position, b"", False, checkpoints=names[: number + 1])
-        return Recovered(found, self._groups(found.limits), start, b"", False)
+            return Recovered(found, groups, header.position, b"", False, names[: number + 1], names[number + 1 :])
+        return Recovered(found, self._groups(found.limits), start, b"", False, stale=names)
 
     def _sink(self, groups: list[Group], loaders: dict[int, StateLoader]) -> Callable[[str, int, bytes], None]:
         whole: dict[str, bytearray] = {}
@@ -165,43 +165,26 @@ class Recovery:
 
     def _replay_segment(self, recovered: Recovered, at: Position) -> Flow[Position]:
         """Apply the readable records of one segment from `at` on; returns where they end."""
-        end = self._config.segment_bytes
-        read_at = block_floor(at.offset)
-        pending = bytearray()
-        skip = at.offset - read_at
-        step = self._config.recovery_read_bytes
-        while read_at < end:
-            data = yield ReadFile(segment_file(at.segment), read_at, min(step, end - read_at))
-            if not data:
-                break
-            read_at += len(data)
-            pending += data[skip:]
-            skip = 0
-            records = bytes(pending)
-            scan = self._kernels.journal_verify(records, at.seq, at.chain)
-            bounds = [*scan.offsets, scan.consumed]
-            for begin, finish in pairwise(bounds):
-                at = self._apply(recovered, at, records[begin:finish])
-            del pending[: scan.consumed]
-            if scan.stop != layout.UM_J_END:
-                recovered.torn_tail = scan.stop == layout.UM_J_BAD
-                break
-            # a record longer than one read: read more at once rather than verify it again and again
-            step = max(self._config.recovery_read_bytes, block_ceil(len(pending)))
-            self.progress = f"replaying {segment_file(at.segment)} of {len(self._segments)}, {recovered.replayed_bytes} bytes so far"
+        size = self._sizes[segment_file(at.segment)]
+
+        def apply(began: Position, record: bytes) -> None:
+            self._apply(recovered, began, record)
+
+        at, stop = yield from read_records(self._kernels, self._config, at, size, apply)
+        recovered.torn_tail = stop == layout.UM_J_BAD
         return at
 
-    def _apply(self, recovered: Recovered, at: Position, record: bytes) -> Position:
+    def _apply(self, recovered: Recovered, began: Position, record: bytes) -> None:
         for entry in self._kernels.record_entries(record):
             head = layout.EntryHead._make(layout.ENTRY.unpack_from(entry))
             if head.group >= len(recovered.groups):
-                raise Corrupt(
-                    f"file {segment_file(at.segment)}, offset {at.offset}: an entry of group {head.group}, which does not exist"
-                )
-            recovered.groups[head.group].replay(entry, at, len(record))
+                place = f"file {segment_file(began.segment)}, offset {began.offset}"
+                raise Corrupt(f"{place}: an entry of group {head.group}, which does not exist")
+            recovered.groups[head.group].replay(entry, began, len(record))
+            recovered.replayed_rows += head.row_count
         recovered.replayed_bytes += len(record)
-        head_chain = layout.RecordHead._make(layout.RECORD.unpack_from(record)).chain
-        return Position(at.segment, at.offset + len(record), at.seq + 1, head_chain)
+        file = segment_file(began.segment)
+        self.progress = f"replaying {file} of {len(self._segments)}: {recovered.replayed_rows} events so far"
 
     def _has_header(self, found: Identity, segment: int) -> Flow[bool]:
         if self._sizes.get(segment_file(segment), 0) != self._config.segment_bytes:
@@ -223,19 +206,11 @@ class Recovery:
     def _check_nothing_later(self, at: Position) -> Flow[None]:
         """Raises Corrupt when a valid record later than at.seq stands anywhere behind `at`: that makes it rot."""
         for segment in [n for n in self._segments if n >= at.segment]:
-            # in at's own segment, begin behind the header that stands at `at`: a torn record is not "later"
-            begin = at.offset + layout.RECORD.size if segment == at.segment else BLOCK_BYTES
-            offset = block_floor(begin)
-            while offset < self._sizes[segment_file(segment)]:
-                data = yield ReadFile(segment_file(segment), offset, self._config.recovery_read_bytes)
-                if not data:
-                    break
-                skip = max(0, begin - offset)
-                later = self._kernels.journal_find_later(data[skip:], at.seq)
-                if later >= 0:
-                    raise Corrupt(
-                        f"file {segment_file(at.segment)}, offset {at.offset}: record {at.seq + 1} cannot be read, but a later "
-                        f"record stands in {segment_file(segment)} at offset {offset + skip + later}. Acknowledged events would "
-                        "be lost: restore these files from a backup (unimeter inspect shows the damage)"
-                    )
-                offset += len(data)
+            size = self._sizes[segment_file(segment)]
+            later = yield from find_later(self._kernels, self._config, segment, size, at)
+            if later is not None:
+                raise Corrupt(
+                    f"file {segment_file(at.segment)}, offset {at.offset}: record {at.seq + 1} cannot be read, but a later "
+                    f"record stands in {segment_file(segment)} at offset {later}. Acknowledged events would be lost: "
+                    "restore these files from a backup (unimeter inspect shows the damage)"
+                )

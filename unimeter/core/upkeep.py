@@ -15,6 +15,7 @@ from unimeter.core.flow import CreateFile, Flow, WriteFile
 from unimeter.core.flows import Flows
 from unimeter.core.group import Group
 from unimeter.core.journal import Journal, segment_file, segment_header
+from unimeter.core.recovery import Recovered
 from unimeter.kernels.api import Kernels
 
 NEVER_NS = 2**63 - 1
@@ -29,20 +30,19 @@ class Upkeep:
         config: NodeConfig,
         journal: Journal,
         groups: list[Group],
-        checkpoints: list[str],
-        replayed_bytes: int,
+        recovered: Recovered,
         flows: Flows,
         wake: Callable[[], None],
     ) -> None:
-        """`checkpoints`: complete ones, oldest first. `replayed_bytes`: journal behind the newest of them."""
         self._kernels = kernels
         self._config = config
         self._journal = journal
         self._groups = groups
         self._flows = flows
         self._wake = wake
-        self._checkpoints = checkpoints
-        self._checkpointed_bytes = -replayed_bytes
+        self._checkpoints = recovered.checkpoints
+        self._stale = recovered.stale
+        self._checkpointed_bytes = -recovered.replayed_bytes  # what was replayed counts towards the next one
         self._creating = False
         self.checkpointing = False
         self.disk_full = False
@@ -95,6 +95,7 @@ class Upkeep:
             self.checkpointing = False
             self._checkpointed_bytes = mark
             self._checkpoints = [*self._checkpoints, file][-checkpoint.KEPT_MAX :]
+            self._stale = []
             self.checkpoints_written += 1
             self._wake()
 

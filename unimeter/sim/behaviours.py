@@ -1,6 +1,6 @@
-"""What clients want: the writers, readers, administrators and vandals of a run.
+"""What clients want: the writers, readers and administrators of a run.
 
-Each is a `Behaviour` of a `Client`. A writer's budget is a number of requests; it is finished when they are spent
+Each is a `Behaviour` of a `Client`. (Vandals, who want nothing, are in vandal.py.) A writer's budget is a number of requests; it is finished when they are spent
 and answered. Who may send what again is decided here, because it depends on what makes an event recognisable:
 a session and a batch number, an id in every event, or (v1) a time in every event.
 """
@@ -12,12 +12,11 @@ from typing import Any
 
 import msgpack
 
-from unimeter.kernels.api import Kernels
-from unimeter.sim import codec, wire1, wire2
+from unimeter.sim import codec, wire2
 from unimeter.sim.client import AnyResponse
 from unimeter.sim.events import Metric
 from unimeter.sim.prng import Prng
-from unimeter.sim.requests import ACKED, UNKNOWN, Control, EventList, Garbage, Ingest, Query, Request
+from unimeter.sim.requests import ACKED, UNKNOWN, Control, EventList, Ingest, Query, Request
 from unimeter.sim.space import Space
 
 SESSION_UNKNOWN, SESSION_WINDOW, SESSION_SETTLED, SESSIONS_FULL = 6, 7, 8, 9
@@ -272,52 +271,3 @@ class Admin(Base):
         request.answer = msgpack.unpackb(response.payload)
         self.then.pop(request.number, lambda: None)()
         return ACKED
-
-
-class Vandal(Base):
-    """Sends what is no request: noise, broken headers, broken checksums, bodies that contradict themselves."""
-
-    def __init__(self, *args: Any, protocol: int, kernels: Kernels) -> None:
-        super().__init__(*args)
-        self.protocol = protocol
-        self.kernels = kernels
-
-    def make(self, now_ns: int) -> Request | None:
-        events = self.space.batch(2, v1=self.protocol == 1, ids=False)
-        if not events:
-            return None
-        events = [event._replace(ident=event.ident._replace(properties=(("t", self.space.tag()),))) for event in events]
-        kind = self.prng.below(5)
-        data = self._v1(events, kind) if self.protocol == 1 else self._v2(events, kind)
-        return Garbage(self.number(), self.name, self.protocol, [], resend=False, data=data, events=events)
-
-    def _v2(self, events: list[Any], kind: int) -> bytes:
-        payload = bytearray(wire2.ingest_payload(events))
-        if kind == 0:
-            return bytes(self.prng.below(256) for _ in range(self.prng.between(32, 200)))
-        if kind == 1:  # a bit flipped on the way: the checksums tell
-            data = bytearray(wire2.frame(self.kernels, wire2.INGEST, 1, bytes(payload)))
-            data[self.prng.between(32, len(data) - 1)] ^= 1 << self.prng.below(8)
-            return bytes(data)
-        if kind == 2:  # one event more than there are
-            payload[32] += 1
-        elif kind == 3:  # the last row cut off, lengths as before
-            del payload[-8:]
-        else:  # a dictionary index that is not there
-            row = len(payload) - len(wire2.row(events[-1], 0))
-            payload[row + 24] = 0xEE
-        return wire2.frame(self.kernels, wire2.INGEST, 1, bytes(payload))
-
-    def _v1(self, events: list[Any], kind: int) -> bytes:
-        payload = bytearray(wire1.ingest_payload(events))
-        if kind == 0:
-            return bytes(self.prng.below(256) for _ in range(self.prng.between(16, 200)))
-        if kind == 1:
-            payload[0] += 1
-        elif kind == 2:
-            payload += b"\0" * 8
-        elif kind == 3:
-            payload[8 + 87] = 0xFF  # a value above 2^63 - 1
-        else:
-            payload[8 + 89] += 1  # a property more than there are
-        return wire1.frame(wire1.INGEST_SYNC, 1, bytes(payload))

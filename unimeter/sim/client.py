@@ -15,7 +15,7 @@ from unimeter.kernels.api import Kernels
 from unimeter.sim import codec, wire1, wire2
 from unimeter.sim.network import End, Network
 from unimeter.sim.prng import Prng
-from unimeter.sim.requests import OPEN, REFUSED, RETRY_LATER, UNKNOWN, Garbage, Ingest, Request
+from unimeter.sim.requests import OPEN, REFUSED, RETRY_LATER, UNKNOWN, Ingest, Request
 from unimeter.sim.world import MS, World
 
 AnyResponse = wire1.Response | wire2.Response
@@ -176,9 +176,7 @@ class Client:
         self._pump_later(self._prng.between(1, 2 * self.manners.backoff_ns))
 
     def _unanswered(self, request: Request) -> None:
-        if isinstance(request, Garbage):
-            self._settle(request, REFUSED)
-        elif request.resend:
+        if request.resend:
             self._again.append(request)
         else:
             self._settle(request, UNKNOWN)
@@ -228,7 +226,7 @@ class Client:
         if request.state != OPEN or request in self._again:
             self._witness.answered_again(request, response)
             return
-        if code in RETRY_LATER and not isinstance(request, Garbage):
+        if code in RETRY_LATER:
             self._again_later(request)
             return
         request.error = code

@@ -9,12 +9,10 @@ import msgpack
 from unimeter.kernels.api import Kernels
 from unimeter.sim import wire1, wire2
 from unimeter.sim.events import UNIQUE
-from unimeter.sim.requests import Control, EventList, Garbage, Ingest, Query, Request, v1_type
+from unimeter.sim.requests import Control, EventList, Ingest, Query, Request, v1_type
 
 
 def encode(kernels: Kernels, request: Request, request_id: int) -> bytes:
-    if isinstance(request, Garbage):
-        return request.data
     if request.protocol == 1:
         return wire1.frame(v1_type(request), request_id, _payload_v1(request))
     match request:

@@ -92,15 +92,6 @@ class Control(Request):
     answer: Any = None
 
 
-@dataclass(eq=False)
-class Garbage(Request):
-    """Bytes that are no valid request. `tags`: events that would be there if the node believed them."""
-
-    data: bytes = b""
-    hangs_up: bool = True
-    events: list[Event] = field(default_factory=list)
-
-
 RETRY_LATER = ("starting", "overloaded", "disk_full")
 
 

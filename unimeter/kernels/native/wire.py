@@ -27,7 +27,6 @@ from unimeter.kernels.layout import (
     UM_ENTRY_BATCHES,
     UM_METRICS_MAX,
     UM_NONE,
-    UM_REQ_OK,
 )
 from unimeter.kernels.native._um import ffi, lib
 from unimeter.kernels.native.arena import Arena
@@ -37,8 +36,11 @@ _FRAMES_FIRST = 512  # a table is made for so many frames, and again for the wor
 _SCAN = ffi.typeof("um_scan *")
 _FRAMES = ffi.typeof("um_frame[]")
 _RUNS_MAX = 1024
+_REQUESTS_MAX = 65_536  # requests without rows do not fill the entry, so they have a limit of their own
+_NOTES_BYTES = 1 << 20  # room for notes beyond those of one request
 _REPLY_ROOM_BYTES = 4096  # more than any answer without exceptions
-_FIRST_SEQ_WORD = REQUEST.size // 8 - 1  # first_seq is the last field of um_request
+_FIRST_SEQ_WORD = REQUEST.size // 8 - 1  # first_seq is the last field of um_request, in u64s
+_BATCH_WORD = 4  # batch, in u32s
 
 
 class NativeFrameTable:
@@ -117,21 +119,21 @@ class NativeCatalog:
 
 
 class NativeIntake:
-    """An open entry of one group, see api.Intake. `bytes_max` bounds the entry, head included."""
+    """An open entry of one group, see api.Intake. `bytes_max` bounds the entry's body."""
 
     def __init__(self, group: int, bytes_max: int, batch_events_max: int) -> None:
-        if not ENTRY.size + BATCH.size <= bytes_max < 1 << 31:
-            raise ValueError("an entry's bytes_max lies between 112 and 2^31")
+        if not BATCH.size <= bytes_max < 1 << 31:
+            raise ValueError("an entry's bytes_max lies between 48 and 2^31")
         self._group = group
-        requests_max = bytes_max // BATCH.size + 1
-        self._rows = Arena(bytes_max)
+        requests_max = max(_REQUESTS_MAX, bytes_max // BATCH.size + 1)
+        self._rows = Arena(ENTRY.size + bytes_max)
         self._waiting = Arena(requests_max * REQUEST.size)
         self._immediate = Arena(requests_max * REQUEST.size)
-        self._notes = Arena(8 * batch_events_max + bytes_max // 4)
+        self._notes = Arena(8 * batch_events_max + max(_NOTES_BYTES, bytes_max // 4))
         self._out = Arena(_REPLY_ROOM_BYTES * 16 + 8 * batch_events_max)
         self.cdata: Any = ffi.new("um_intake *")
         self.cdata.rows.base = self._rows.base + ENTRY.size
-        self.cdata.rows.reserved = bytes_max - ENTRY.size
+        self.cdata.rows.reserved = bytes_max
         self._waiting.fill(self.cdata.waiting)
         self._immediate.fill(self.cdata.immediate)
         self._notes.fill(self.cdata.notes)
@@ -143,6 +145,7 @@ class NativeIntake:
         self._run_count: Any = ffi.new("uint32_t *")
         self._next: Any = ffi.new("uint32_t *")
         self._sealed = False
+        self._held = 0  # immediate requests from the front that are known to wait for the seal
 
     @property
     def batch_count(self) -> int:
@@ -184,52 +187,57 @@ class NativeIntake:
 
     def immediate(self) -> list[Reply]:
         list_c = self.cdata.immediate
-        if list_c.used == 0:
-            return []
-        kept = b"" if self._sealed else self._take_out_async()
-        replies = self._answer(self._immediate, list_c.used // REQUEST.size, ffi.NULL, ffi.NULL)
-        self._immediate.view[: len(kept)] = kept
-        list_c.used = len(kept)
-        return replies
+        count = list_c.used // REQUEST.size
+        if self._sealed:
+            first, self._held = 0, 0
+        else:
+            first = self._held = self._hold_async(count)
+        list_c.used = self._held * REQUEST.size
+        return self._answer(self._immediate, first, count, ffi.NULL, ffi.NULL)
 
-    def _take_out_async(self) -> bytes:
-        """Before the entry is sealed: remove the requests that must wait for that from the immediate list, and
-        return them."""
-        list_c = self.cdata.immediate
-        records = [self._immediate.view[at : at + REQUEST.size] for at in range(0, list_c.used, REQUEST.size)]
-        kept: list[bytes] = []
+    def _hold_async(self, count: int) -> int:
+        """Before the seal: put the immediate requests that must wait for it (async ones with a batch) in front of
+        the others. Returns how many they are; each request is looked at once."""
+        view = self._immediate.view
+        fresh = view[self._held * REQUEST.size : count * REQUEST.size]
+        if UM_NONE not in fresh.cast("I")[_BATCH_WORD :: REQUEST.size // 4]:  # refused requests have no batch either
+            return count
+        hold: list[bytes] = []
         ready: list[bytes] = []
-        for record in records:
-            _, _, _, status, batch, *_ = REQUEST.unpack(record)
-            (kept if status == UM_REQ_OK and batch != UM_NONE else ready).append(bytes(record))
-        list_c.used = len(ready) * REQUEST.size
-        self._immediate.view[: list_c.used] = b"".join(ready)
-        return b"".join(kept)
+        for at in range(0, len(fresh), REQUEST.size):
+            record = bytes(fresh[at : at + REQUEST.size])
+            (ready if int.from_bytes(record[4 * _BATCH_WORD :][:4], "little") == UM_NONE else hold).append(record)
+        fresh[:] = b"".join(hold + ready)
+        return self._held + len(hold)
 
     def answers(self, applied: Applied) -> list[Reply]:
         assert self._sealed, "answers come after the seal"
         count = self.cdata.waiting.used // REQUEST.size
-        replies = self._answer(self._waiting, count, applied.summaries_c, applied.verdicts_c)  # type: ignore[attr-defined]
+        replies = self._answer(self._waiting, 0, count, applied.summaries_c, applied.verdicts_c)  # type: ignore[attr-defined]
         self.cdata.waiting.used = 0
         return replies
 
-    def _answer(self, requests: Arena, count: int, summaries: Any, verdicts: Any) -> list[Reply]:
-        """Answers to requests[:count], one piece per link, links in the order of their first request."""
-        pieces: dict[int, list[bytes]] = {}
+    def _answer(self, requests: Arena, first: int, count: int, summaries: Any, verdicts: Any) -> list[Reply]:
+        """Answers to requests[first:count]; neighbours on one link are joined."""
+        replies: list[Reply] = []
+        if first == count:
+            return replies
         records = ffi.cast("um_request *", requests.base)
         out, run_count, notes = self._out_c, self._run_count, self._notes_words
-        done = 0
-        while done < count:
+        while first < count:
             self._out.fill(out)
             answered = lib.um_replies(
-                records, done, count, notes, summaries, verdicts, out, self._runs, _RUNS_MAX, run_count
+                records, first, count, notes, summaries, verdicts, out, self._runs, _RUNS_MAX, run_count
             )
             assert answered > 0, "the largest answer fits an empty buffer"
-            done += answered
+            first += answered
             runs = self._runs_view[: 3 * run_count[0]].tolist()
             for link, offset, length in zip(runs[::3], runs[1::3], runs[2::3], strict=True):
-                pieces.setdefault(link, []).append(bytes(self._out.view[offset : offset + length]))
-        return [Reply(link, parts[0] if len(parts) == 1 else b"".join(parts)) for link, parts in pieces.items()]
+                data = bytes(self._out.view[offset : offset + length])
+                if replies and replies[-1].link == link:
+                    data = replies.pop().data + data
+                replies.append(Reply(link, data))
+        return replies
 
     def clear(self) -> None:
         for arena in (self.cdata.rows, self.cdata.waiting, self.cdata.immediate, self.cdata.notes):
@@ -237,3 +245,4 @@ class NativeIntake:
         self.cdata.batch_count = 0
         self.cdata.row_count = 0
         self._sealed = False
+        self._held = 0

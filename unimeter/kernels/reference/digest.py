@@ -12,8 +12,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
-from unimeter.kernels.reference.checksum import K, MASK64, hash64, mix
 from unimeter.kernels.reference.checkpoint import regions
+from unimeter.kernels.reference.checksum import MASK64, K, hash64, mix
 from unimeter.kernels.reference.state import State
 
 

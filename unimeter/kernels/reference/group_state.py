@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from unimeter.kernels import layout as lay
-from unimeter.kernels.api import Alert, Bytes, Limits, Meta, QuerySpec
+from unimeter.kernels.api import Alert, Bytes, Catalog, Limits, Meta, QuerySpec
 from unimeter.kernels.reference import checkpoint
 from unimeter.kernels.reference.apply import ReferenceApplied, apply
-from unimeter.kernels.reference.catalog import ReferenceCatalog
+from unimeter.kernels.reference.catalog import own
 from unimeter.kernels.reference.check import check
 from unimeter.kernels.reference.digest import full_digest
 from unimeter.kernels.reference.events import ReferenceEventScan
 from unimeter.kernels.reference.query import ReferenceQuery
 from unimeter.kernels.reference.state import State
 
-_INDEX_BYTES_PER_RECORD = 32  # what a dictionary entry is taken to cost
+_INDEXED = (
+    lay.UM_R_VALUES,
+    lay.UM_R_ACCOUNTS,
+    lay.UM_R_SERIES,
+    lay.UM_R_CELLS,
+    lay.UM_R_BUCKETS,
+    lay.UM_R_MEMBERS,
+    lay.UM_R_FPS0,
+    lay.UM_R_FPS1,
+    lay.UM_R_IDS,
+    lay.UM_R_SESSIONS,
+    lay.UM_R_PMEMBERS,
+)
+
+
+def _slots(records: int) -> int:
+    """Slots of an index: a power of two, at least 64, at most half in use."""
+    return max(64, 1 << (2 * records - 1).bit_length())
 
 
 class ReferenceGroupState:
@@ -23,8 +40,8 @@ class ReferenceGroupState:
         self._image: bytes | None = None
         self._image_at = 0
 
-    def apply(self, catalog: ReferenceCatalog, entry: Bytes) -> ReferenceApplied:
-        return apply(self.state, catalog, entry)
+    def apply(self, catalog: Catalog, entry: Bytes) -> ReferenceApplied:
+        return apply(self.state, own(catalog), entry)
 
     def meta(self) -> Meta:
         meta = self.state.meta
@@ -37,14 +54,14 @@ class ReferenceGroupState:
         return self.state.counts()
 
     def memory_bytes(self) -> int:
-        """Bytes the records are worth, and something for the dictionaries that find them."""
-        return sum(
-            count * (lay_bytes + _INDEX_BYTES_PER_RECORD)
-            for count, lay_bytes in zip(self.state.counts(), checkpoint.RECORD_BYTES, strict=True)
-        )
+        """Bytes in use by the regions, and by the indexes that production finds records with."""
+        counts = self.state.counts()
+        pools = sum(count * size for count, size in zip(counts, checkpoint.RECORD_BYTES, strict=True))
+        indexed = [counts[region] - (region == lay.UM_R_VALUES) for region in _INDEXED]  # "" is not in an index
+        return pools + sum(8 * _slots(count) for count in indexed)
 
-    def query(self, catalog: ReferenceCatalog, spec: QuerySpec, groups_max: int) -> ReferenceQuery:
-        return ReferenceQuery(self.state, catalog, self.group, spec, groups_max)
+    def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int) -> ReferenceQuery:
+        return ReferenceQuery(self.state, own(catalog), self.group, spec, groups_max)
 
     def alerts(self, since: int, account: int | bytes | None, limit: int) -> list[Alert]:
         """Alerts with number > since, oldest first; account None = all."""
@@ -76,8 +93,8 @@ class ReferenceGroupState:
     def digest(self) -> int:
         return full_digest(self.state)
 
-    def check(self, catalog: ReferenceCatalog) -> int:
-        return check(self.state, catalog)
+    def check(self, catalog: Catalog) -> int:
+        return check(self.state, own(catalog))
 
     # ---- checkpoints ----
 
@@ -111,11 +128,3 @@ class ReferenceStateLoader:
         if len(self._image) != self._image_bytes:
             raise ValueError("the image is shorter than it was said to be")
         return ReferenceGroupState(checkpoint.load(bytes(self._image)))
-
-
-def new_state(limits: Limits) -> ReferenceGroupState:
-    return ReferenceGroupState(State(limits))
-
-
-RECORD_BYTES = checkpoint.RECORD_BYTES
-assert len(RECORD_BYTES) == lay.UM_REGIONS

@@ -12,11 +12,11 @@ Malformed requests never reach the log: what the log holds, apply can take.
 from __future__ import annotations
 
 from unimeter.kernels import layout as lay
-from unimeter.kernels.api import Bytes, Frame, FrameTable, Reply
+from unimeter.kernels.api import Applied, Bytes, Catalog, Frame, FrameTable, Reply
 from unimeter.kernels.layout import EntryHead
 from unimeter.kernels.reference import journal
 from unimeter.kernels.reference.apply import ReferenceApplied
-from unimeter.kernels.reference.catalog import ReferenceCatalog
+from unimeter.kernels.reference.catalog import ReferenceCatalog, own
 from unimeter.kernels.reference.intake_request import (
     FLAG_ASYNC,
     FLAG_VERDICTS,
@@ -36,6 +36,7 @@ def _is_ingest(frame: Frame) -> bool:
 
 class ReferenceIntake:
     def __init__(self, group: int, bytes_max: int, batch_events_max: int) -> None:
+        self.group = group
         self.body_bytes_max = bytes_max - lay.ENTRY.size
         self.requests_max = bytes_max // lay.BATCH.size + 1  # in either list
         self.unknown_max = bytes_max // 32  # events of unknown metrics, beyond those of the next request
@@ -58,16 +59,17 @@ class ReferenceIntake:
     # ---- taking frames ----
 
     def take(
-        self, catalog: ReferenceCatalog, data: Bytes, frames: FrameTable, first: int, link: int
+        self, catalog: Catalog, data: Bytes, frames: FrameTable, first: int, link: int
     ) -> tuple[int, int]:
         """Take ingest frames from `first` on. Returns (UM_STOP_*, index of the first frame not taken)."""
+        assert not self._entry, "a sealed entry takes nothing"
         for index in range(first, len(frames)):
             frame = frames[index]
             if not _is_ingest(frame):
                 return lay.UM_STOP_CONTROL, index
             if not self._has_room(frame):
                 return lay.UM_STOP_FULL, index
-            request = self._take(catalog, data, frame, link)
+            request = self._take(own(catalog), data, frame, link)
             wait = request.sync and request.batch != lay.UM_NONE
             (self._waiting if wait else self._immediate).append(request)
             if request.status == lay.UM_REQ_MALFORMED:
@@ -119,6 +121,8 @@ class ReferenceIntake:
 
     def seal(self, group: int, index: int, term: int, stamp_ns: int, first_seq: int) -> memoryview:
         """Close the body and return the entry (header + body)."""
+        assert group == self.group
+        assert not self._entry, "an entry is sealed once"
         head = EntryHead(
             crc=0,
             body_len=0,
@@ -142,7 +146,8 @@ class ReferenceIntake:
         self._immediate = [request for request in self._immediate if not self._entry and not request.needs_nothing]
         return replies(ready, None)
 
-    def answers(self, applied: ReferenceApplied) -> list[Reply]:
+    def answers(self, applied: Applied) -> list[Reply]:
         """Answers to the waiting (sync) requests, from what apply said; each is given once."""
+        assert isinstance(applied, ReferenceApplied)
         ready, self._waiting = self._waiting, []
         return replies(ready, applied)

@@ -13,6 +13,9 @@ FLAG_ASYNC = 1
 FLAG_VERDICTS = 2
 
 
+_NO_SESSION = BatchHead(0, 0, 0, 0, row_count=0, rows_len=0, flags=0)
+
+
 @dataclass
 class Taken:
     """What reading one payload came to. status != UM_REQ_OK: nothing of it is kept."""
@@ -23,7 +26,7 @@ class Taken:
     events: int = 0
     unknown: list[int] = field(default_factory=list)  # events of unknown metrics, left out
     rows: list[bytes] = field(default_factory=list)
-    batch: BatchHead = BatchHead(0, 0, 0, 0, 0, 0, 0)
+    batch: BatchHead = _NO_SESSION
     wants_batch: bool = False  # keep the batch even without rows
 
     def refuse(self, status: int, event: int = lay.UM_NONE) -> Taken:

@@ -55,8 +55,10 @@ def _session_makes_sense(batch: BatchHead, flags: int, event_count: int) -> bool
 def take_v2(catalog: ReferenceCatalog, payload: bytes, events_max: int, taken: Taken) -> Taken:
     if len(payload) < _HEAD.size:
         return taken.refuse(lay.UM_REQ_MALFORMED)
-    *session, event_count, dictionary_count, flags, rows_len, dictionary_len = _HEAD.unpack_from(payload)
-    batch = BatchHead(*session, row_count=0, rows_len=0, flags=0)
+    hi, lo, number, settled_below, event_count, dictionary_count, flags, rows_len, dictionary_len = _HEAD.unpack_from(
+        payload
+    )
+    batch = BatchHead(hi, lo, number, settled_below, row_count=0, rows_len=0, flags=0)
     taken.events = event_count
     if len(payload) != _HEAD.size + dictionary_len + rows_len or not _session_makes_sense(batch, flags, event_count):
         return taken.refuse(lay.UM_REQ_MALFORMED)

@@ -11,6 +11,7 @@ Refusals are sentences: v1 sends "message; fix" as text, v2 a msgpack map {code,
 from __future__ import annotations
 
 import struct
+
 from unimeter.kernels import layout as lay
 from unimeter.kernels.api import Reply, Summary
 from unimeter.kernels.reference.apply import ReferenceApplied

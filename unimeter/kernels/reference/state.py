@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sized
 
-from unimeter.kernels import layout as lay
 from unimeter.kernels.api import Limits
 from unimeter.kernels.reference.checksum import hash64
 from unimeter.kernels.reference.records import (

@@ -1,0 +1,92 @@
+"""What an invariant is: a sentence, a way to look, a count of how often it really looked, and a canary.
+
+Each lives in a file of its own in `invariants/` whose name is the claim. A check counts only when the situation
+that it speaks of was there; an invariant that was never evaluated in a whole fleet run fails that run, because a
+check that cannot fail proves nothing. For the same reason each names its canary: a planted bug
+(`unimeter sim --canary NAME`) that it must catch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from unimeter.core.effects import Effect
+from unimeter.core.inputs import Input
+from unimeter.sim.client import AnyResponse
+from unimeter.sim.requests import Request
+
+if TYPE_CHECKING:
+    from unimeter.sim.host import Host
+    from unimeter.sim.runner import Run
+
+
+class Broken(Exception):
+    """An invariant does not hold."""
+
+    def __init__(self, invariant: str, sentence: str, detail: str) -> None:
+        super().__init__(f"{invariant}: {sentence}\n{detail}")
+        self.invariant = invariant
+        self.sentence = sentence
+        self.detail = detail
+
+
+class Invariant:
+    """Base of all invariants: hooks that do nothing, and `check`."""
+
+    sentence: ClassVar[str] = ""
+    canary: ClassVar[str] = ""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.evaluated = 0
+
+    @classmethod
+    def name(cls) -> str:
+        return cls.__module__.rpartition(".")[2]
+
+    def check(self, holds: bool, detail: str) -> None:
+        """One true evaluation. Pass a cheap detail, or use fail()."""
+        self.evaluated += 1
+        if not holds:
+            self.fail(detail)
+
+    def fail(self, detail: str) -> None:
+        raise Broken(self.name(), self.sentence, detail)
+
+    # ---- what it may look at ----
+
+    def booted(self, host: Host) -> None:
+        """A process was started."""
+
+    def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
+        """A node made a step."""
+
+    def died(self, host: Host, how: str) -> None:
+        """A process was killed."""
+
+    def halted(self, host: Host, reason: str | None) -> None:
+        """A process ended itself."""
+
+    def broke(self, host: Host, error: Exception) -> None:
+        """A process raised."""
+
+    def settled(self, request: Request) -> None:
+        """A request was answered for good, or given up."""
+
+    def answered_again(self, request: Request, response: AnyResponse) -> None:
+        """A further attempt of a request that was answered already was answered."""
+
+    def stray(self, client: str, response: AnyResponse) -> None:
+        """An answer came that nobody waits for."""
+
+    def garbled(self, client: str, why: str) -> None:
+        """Bytes came that are no answer."""
+
+    def accepted(self, client: str, data: bytes) -> None:
+        """The node said ok to a malformed request."""
+
+    def calmed(self, in_time: bool, waiting: list[str]) -> None:
+        """Everything was healed; did everybody finish within the bound?"""
+
+    def finished(self) -> None:
+        """All facts are known: `run.ledger` has the log."""

@@ -1,0 +1,172 @@
+"""The facts of a run: what was asked and answered, and, at its end, the log as the node itself lists it.
+
+Nothing here looks inside a node. The order of the log is known from the sequence numbers in the answers and in
+the event lists; what a query had to see and could not have seen follows from when things were sent and answered:
+
+    floor    every event up to the greatest sequence number that anyone had been told of when the query was sent
+    ceiling  no event that was sent after the query was answered
+
+A query is right if it equals the oracle at some place of the log between the two.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import Any
+
+from unimeter.sim.events import OPERATION_NAMES, Account, Event, Ident, Metric, Stored
+from unimeter.sim.requests import ACKED, EventList, Ingest, Query, Request
+
+NEVER_NS = 1 << 62
+
+
+class Ledger:
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.ingests: list[Ingest] = []
+        self.queries: list[Query] = []
+        self.event_lists: list[EventList] = []
+        self.by_ident: dict[Ident, list[Ingest]] = {}
+        self.forbidden: dict[Ident, None] = {}  # events of malformed requests
+        self.log: list[Stored] = []
+        self.owner: dict[int, Ingest] = {}  # sequence number -> the request that most likely put it there
+        self.alerts: list[dict[str, Any]] = []
+
+    def sent(self, request: Request) -> None:
+        self.requests.append(request)
+        if isinstance(request, Ingest):
+            self.ingests.append(request)
+            for event in request.events:
+                owners = self.by_ident.setdefault(event.ident, [])
+                if request not in owners:
+                    owners.append(request)
+        elif isinstance(request, Query):
+            self.queries.append(request)
+        elif isinstance(request, EventList):
+            self.event_lists.append(request)
+
+    # ---- the end of the run ----
+
+    def set_log(self, listed: dict[Account, list[dict[str, Any]]]) -> None:
+        """Put the event lists of all accounts together."""
+        log = [stored(row) for rows in listed.values() for row in rows]
+        self.log = sorted(log)
+        self.owner = {}
+        for event in self.log:
+            owner = self._owner(event)
+            if owner is not None:
+                self.owner[event.seq] = owner
+
+    def _owner(self, event: Stored) -> Ingest | None:
+        candidates = self.by_ident.get(event.ident, [])
+        for request in candidates:
+            low, high = span(request)
+            if low < event.seq <= high:
+                return request
+        doubtful = [request for request in candidates if request.state != ACKED or not request.sync]
+        return doubtful[0] if doubtful else candidates[0] if candidates else None
+
+    def order(self) -> Order:
+        return Order(self)
+
+
+def span(request: Ingest) -> tuple[int, int]:
+    """The sequence numbers that an answered request took: (after, up to)."""
+    if request.state != ACKED or request.result is None:
+        return 0, 0
+    return request.result.last_offset - len(request.events), request.result.last_offset
+
+
+def stored(row: dict[str, Any]) -> Stored:
+    """An event of a v2 event list."""
+    ident = Ident(
+        row["account"],
+        row["metric"],
+        row["value"],
+        OPERATION_NAMES.index(row["operation"]),
+        row["id"] or "",
+        tuple(sorted(row["properties"].items())),
+    )
+    return Stored(row["seq"], row["timestamp"], ident)
+
+
+class Order:
+    """When things became known, turned into places in the log."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        acked: list[tuple[int, int]] = []
+        for request in ledger.ingests:
+            if request.state == ACKED and request.result is not None and request.sync and request.result.stored:
+                acked.append((request.answered_ns, request.result.last_offset))
+        for event in ledger.log:  # an async answer is no promise of a place, but the place it got is known now
+            owner = ledger.owner.get(event.seq)
+            if owner is not None and owner.state == ACKED and not owner.sync:
+                acked.append((owner.answered_ns, event.seq))
+        self._ack_times, self._ack_seqs = running_max(acked)
+        sent = [
+            (-ledger.owner[event.seq].first_sent_ns, -event.seq) for event in ledger.log if event.seq in ledger.owner
+        ]
+        self._sent_times, self._sent_seqs = running_max(sent)
+
+    def floor(self, sent_ns: int) -> int:
+        """Greatest sequence number that was known to someone before this time."""
+        at = bisect_left(self._ack_times, sent_ns)
+        return self._ack_seqs[at - 1] if at else 0
+
+    def ceiling(self, answered_ns: int) -> int:
+        """Greatest sequence number below all events that were sent after this time."""
+        at = bisect_left(self._sent_times, -answered_ns)
+        return -self._sent_seqs[at - 1] - 1 if at else NEVER_NS
+
+
+def running_max(points: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
+    """Sorted times, and the greatest number up to each."""
+    points.sort()
+    times, numbers, best = [], [], -NEVER_NS
+    for time_ns, number in points:
+        best = max(best, number)
+        times.append(time_ns)
+        numbers.append(best)
+    return times, numbers
+
+
+def may_be_stored(ledger: Ledger, ident: Ident) -> int:
+    """How often an event may be in the log at most, whatever was sent how often."""
+    times = 0
+    for request in ledger.by_ident.get(ident, []):
+        here = Counter(event.ident for event in request.events)[ident]
+        if ident.id:
+            times = 1
+        elif request.protocol == 1 and all(e.timestamp_ns for e in request.events if e.ident == ident):
+            times = max(times, here)  # a resent v1 event is recognised, two in one request are two
+        else:
+            times += here
+    return times
+
+
+def series_of(log: list[Stored]) -> dict[tuple[Account, str], list[Stored]]:
+    """The log, by account and metric."""
+    series: dict[tuple[Account, str], list[Stored]] = {}
+    for event in log:
+        series.setdefault((event.ident.account, event.ident.metric), []).append(event)
+    return series
+
+
+def tagged(events: list[Event]) -> list[Ident]:
+    return [event.ident for event in events]
+
+
+def added_at(metric: Metric, ledger: Ledger) -> dict[str, int]:
+    """From which sequence number on a dimension that was added later counts: nobody used the metric meanwhile."""
+    result = {}
+    for key, time_ns in metric.added_dimension_at.items():
+        earlier = [
+            event.seq
+            for event in ledger.log
+            if event.ident.metric == metric.code
+            and event.seq in ledger.owner
+            and ledger.owner[event.seq].first_sent_ns < time_ns
+        ]
+        result[key] = max(earlier, default=0) + 1
+    return result
