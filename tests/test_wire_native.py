@@ -39,7 +39,14 @@ codes = st.sampled_from([*CODES, b"unknown", b"y"])
 properties_v1 = st.dictionaries(keys, text, max_size=16).map(lambda d: tuple(d.items()))
 stamps = st.integers(0, 2**63 - 1)
 v1_events = st.builds(
-    V1Event, codes, st.integers(0, 2**64 - 1), stamps, st.integers(0, 2**63 - 1), st.integers(0, 2), properties_v1
+    V1Event,
+    codes,
+    st.integers(0, 2**64 - 1),
+    stamps,
+    st.integers(0, 2**63 - 1),
+    st.integers(0, 2),
+    properties_v1,
+    st.none(),
 )
 v2_events = st.builds(
     V2Event,

@@ -143,13 +143,16 @@ async def _import(  # one call, from import_file
     console = Console(stderr=True, soft_wrap=True)
 
     def show(text: str) -> None:
-        console.print(text, markup=False, highlight=False)
+        readable = text.encode("utf-8", "replace").decode()  # a bad row may hold anything
+        console.print(readable, markup=False, highlight=False)
 
     def open_source() -> Source:
         return Source(file, kind, delimiter, mapping.columns())
 
     with Complaints(show, bad_rows, kind) as complaints:
         async with AsyncClient([server], timeout=timeout, connect_timeout=0) as client:
+            info = await client.connect()
+            batch = min(batch, info.batch_events_max)
             remark = await check_metric(client, mapping)
             if remark:
                 show(f"note: {remark}")

@@ -97,7 +97,7 @@ class Order:
     def __init__(self, ledger: Ledger) -> None:
         acked: list[tuple[int, int]] = []
         for request in ledger.ingests:
-            if request.state == ACKED and request.result is not None and request.sync and request.result.stored:
+            if request.state == ACKED and request.result is not None and request.sync:
                 acked.append((request.answered_ns, request.result.last_offset))
         for event in ledger.log:  # an async answer is no promise of a place, but the place it got is known now
             owner = ledger.owner.get(event.seq)

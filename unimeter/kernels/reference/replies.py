@@ -173,8 +173,11 @@ def answer(request: Request, applied: ReferenceApplied | None) -> bytes:
 
 
 def replies(requests: list[Request], applied: ReferenceApplied | None) -> list[Reply]:
-    """One piece per link, links in the order of their first request."""
-    pieces: dict[int, bytearray] = {}
+    """Answers in the order of the requests; neighbours on one link are joined."""
+    found: list[Reply] = []
     for request in requests:
-        pieces.setdefault(request.link, bytearray()).extend(answer(request, applied))
-    return [Reply(link, bytes(data)) for link, data in pieces.items()]
+        data = answer(request, applied)
+        if found and found[-1].link == request.link:
+            data = found.pop().data + data
+        found.append(Reply(request.link, data))
+    return found

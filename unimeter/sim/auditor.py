@@ -1,0 +1,93 @@
+"""The client that comes when all is calm, and asks for everything: the lists first, then every total.
+
+The lists are the log; the totals must follow from it. Each series is asked for in every month in which it has
+events, split by all of its dimensions, and once as a whole; after a restart once more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+
+from unimeter.sim import periods, wire2
+from unimeter.sim.behaviours import Base
+from unimeter.sim.client import AnyResponse
+from unimeter.sim.events import MONTH, Account, Metric
+from unimeter.sim.ledger import Ledger, series_of
+from unimeter.sim.requests import ACKED, Control, EventList, Query, Request
+
+EVER = (0, 2**63 - 1)
+
+
+class Auditor(Base):
+    """Works through a list of read requests; what cannot be answered now is asked again."""
+
+    def __init__(self, *args: Any, ledger: Ledger) -> None:
+        super().__init__(*args)
+        self.ledger = ledger
+        self.todo: list[Request] = []
+        self.listed: dict[Account, list[dict[str, Any]]] = {}
+        self.refusals: list[Request] = []
+        self.next_alert = 0
+
+    @property
+    def finished(self) -> bool:
+        return not self.todo
+
+    def make(self, now_ns: int) -> Request | None:
+        return self.todo.pop(0)
+
+    # ---- what to ask ----
+
+    def ask_for_lists(self) -> None:
+        self.listed, self.ledger.alerts, self.next_alert = {}, [], 0
+        for account in (*self.space.numeric, *self.space.texts):
+            self.listed[account] = []
+            self._list(account, 0)
+        self._alerts(0)
+
+    def ask_for_totals(self, by_month: bool) -> None:
+        metrics = {metric.code: metric for metric in self.space.metrics if metric.known}
+        for (account, code), events in sorted(series_of(self.ledger.log).items(), key=str):
+            metric = metrics[code]
+            self._ask(account, metric, EVER, [])
+            if by_month:
+                months = sorted({periods.bounds(MONTH, 1, event.timestamp_ns) for event in events})
+                for start, end in months:
+                    self._ask(account, metric, (max(0, start), end), metric.dimensions)
+                middle = events[len(events) // 2].timestamp_ns
+                self._ask(account, metric, (middle, EVER[1]), metric.dimensions[:1])
+
+    def _ask(self, account: Account, metric: Metric, span: tuple[int, int], group_by: list[str]) -> None:
+        self.todo.append(
+            Query(
+                self.number(), self.name, 2, [metric], account=account, start=span[0], end=span[1],
+                group_by=list(group_by), final=True,
+            )
+        )  # fmt: skip
+
+    def _list(self, account: Account, after: int) -> None:
+        self.todo.append(EventList(self.number(), self.name, 2, [], account=account, after=after, limit=250, final=True))
+
+    def _alerts(self, since: int) -> None:
+        body = {"since": since, "limit": 50}
+        self.todo.append(Control(self.number(), self.name, 2, [], type=wire2.ALERTS_LIST, body=body))
+
+    # ---- what is said ----
+
+    def answered(self, request: Request, response: AnyResponse) -> str:
+        super().answered(request, response)
+        if isinstance(request, EventList):
+            self.listed[request.account] += request.body["events"]
+            if request.body["next"] is not None:
+                self._list(request.account, request.body["next"])
+        elif isinstance(request, Control):
+            found = msgpack.unpackb(response.payload)["alerts"]
+            self.ledger.alerts += found
+            if len(found) >= 50:
+                self._alerts(found[-1]["number"])
+        return ACKED
+
+    def lost(self, request: Request) -> None:
+        self.refusals.append(request)

@@ -1,0 +1,312 @@
+"""One seed: build a world, make it bad, make it good again, and see whether every promise was kept.
+
+    chaos    clients work while faults fire
+    calm     everything is healed; all clients must finish within the scenario's bound of virtual time
+    audit    the node lists every event; the log is known; every total is asked for and compared
+    again    the process is restarted once more, and must say the same
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import process_time
+from typing import Any, TextIO
+
+from unimeter.core.effects import Effect
+from unimeter.core.inputs import Input
+from unimeter.invariants import ALL
+from unimeter.kernels.api import Kernels
+from unimeter.sim import canaries
+from unimeter.sim.auditor import Auditor
+from unimeter.sim.behaviours import Admin, PlainWriter, Reader, SessionWriter, V1Writer
+from unimeter.sim.client import AnyResponse, Behaviour, Client, Manners
+from unimeter.sim.clock import WallClock
+from unimeter.sim.disk import KILL
+from unimeter.sim.faults import Faults
+from unimeter.sim.host import Host, NodeSetup
+from unimeter.sim.invariant import Broken, Invariant
+from unimeter.sim.ledger import Ledger
+from unimeter.sim.network import Network
+from unimeter.sim.prng import Prng
+from unimeter.sim.requests import Request
+from unimeter.sim.scenario import Scenario
+from unimeter.sim.space import Space, make_metrics
+from unimeter.sim.trace import Trace
+from unimeter.sim.vandal import Vandal
+from unimeter.sim.world import MS, SECOND, Livelock, World
+
+YEAR_2024_NS = 1_704_067_200 * SECOND
+AUDIT_MANNERS = Manners(window=64, think_ns=1, timeout_ns=20 * SECOND)
+
+
+@dataclass
+class Failure:
+    invariant: str
+    sentence: str
+    detail: str
+    step: int
+    virtual_ns: int
+    tail: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RunResult:
+    scenario: str
+    seed: int
+    digest: str
+    steps: int
+    virtual_ns: int
+    cpu_s: float
+    events_stored: int
+    requests: int
+    fired: dict[str, int]
+    evaluated: dict[str, int]
+    failure: Failure | None = None
+
+
+class Run:
+    """Everything of one run. Invariants look at it; nobody else holds it."""
+
+    def __init__(
+        self, scenario: Scenario, seed: int, kernels: Kernels, canary: str | None = None, sink: TextIO | None = None
+    ) -> None:
+        prng = Prng(seed, scenario.name)
+        self.scenario = scenario
+        self.seed = seed
+        self.trace = Trace(sink)
+        self.world = World(self.trace)
+        self.network = Network(self.world, prng.stream("network"))
+        self.kernels = kernels
+        wall_ns = start_of_time(prng.stream("wall"))
+        self.setup = NodeSetup(scenario.node, scenario.limits, kernels)
+        self.host = Host(
+            self.world, self.network, "node1", self.setup, WallClock(self.world, wall_ns), prng.stream("host"), self
+        )
+        self.hosts = [self.host]
+        self.wall_span_ns = (wall_ns, wall_ns)  # least and greatest date that any node ever saw
+        self.ledger = Ledger()
+        self.calm = False
+        self._numbers = 0
+        self.metrics = make_metrics(prng.stream("metrics"))
+        self.space = Space(prng.stream("space"), wall_ns, self.metrics, scenario.space)
+        self.faults = Faults(self.world, self.network, self.hosts, list(scenario.faults), prng.stream("faults"))
+        self.clients: list[Client | Vandal] = []
+        self.writers: list[Any] = []
+        self._make_clients(prng.stream("clients"))
+        self._auditor = Auditor("auditor", self.space, prng.stream("auditor"), self.number, 0, ledger=self.ledger)
+        self._audit_client = self._client(self._auditor, prng.stream("audit"), AUDIT_MANNERS)
+        self.invariants: list[Invariant] = [kind(self) for kind in ALL]
+        self._hooks = {name: self._overriders(name) for name in HOOKS}
+        canaries.plant(canary, self)
+
+    def number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def _make_clients(self, prng: Prng) -> None:
+        counts = self.scenario.clients
+        common = {"batch_events_max": counts.batch_events_max, "asynchronous": counts.asynchronous}
+
+        def args(name: str, budget: int) -> tuple[Any, ...]:
+            return name, self.space, prng.stream(name), self.number, budget
+
+        wanted: list[Behaviour] = [Admin(*args("admin", 0), changes=counts.changes)]
+        wanted += [SessionWriter(*args(f"session{n}", counts.requests), **common) for n in range(counts.sessions)]
+        wanted += [PlainWriter(*args(f"plain{n}", counts.requests), **common) for n in range(counts.plain)]
+        wanted += [V1Writer(*args(f"v1-{n}", counts.requests), **common) for n in range(counts.v1)]
+        wanted += [Reader(*args(f"reader{n}", counts.requests), protocol=2) for n in range(counts.readers)]
+        wanted += [Reader(*args(f"reader-v1-{n}", counts.requests), protocol=1) for n in range(counts.readers_v1)]
+        self.writers = list(wanted)
+        self.clients += [self._client(each, prng.stream(f"net{n}"), self.scenario.manners) for n, each in enumerate(wanted)]
+        address = self.setup.config.advertise
+        for n in range(counts.vandals):
+            name = f"vandal{n}"
+            self.clients.append(
+                Vandal(
+                    name, 1 + (n + self.seed) % 2, address, self.world, self.network, self.kernels, prng.stream(name),
+                    self.space, 6, self.accepted,
+                )
+            )  # fmt: skip
+
+    def _client(self, behaviour: Any, prng: Prng, manners: Manners) -> Client:
+        address = self.setup.config.advertise
+        return Client(behaviour.name, address, self.world, self.network, self.kernels, prng, behaviour, self, manners)
+
+    # ---- phases ----
+
+    def execute(self) -> RunResult:
+        started = process_time()
+        failure = None
+        try:
+            self._phases()
+        except Broken as broken:
+            failure = self._failure(broken.invariant, broken.sentence, broken.detail)
+        except Livelock as error:
+            failure = self._failure("it_becomes_calm", "For all runs, time always goes on.", str(error))
+        return RunResult(
+            scenario=self.scenario.name,
+            seed=self.seed,
+            digest=self.trace.digest(),
+            steps=self.world.steps,
+            virtual_ns=self.world.now_ns,
+            cpu_s=process_time() - started,
+            events_stored=len(self.ledger.log),
+            requests=len(self.ledger.requests),
+            fired=dict(self.faults.fired),
+            evaluated={invariant.name(): invariant.evaluated for invariant in self.invariants},
+            failure=failure,
+        )
+
+    def _failure(self, invariant: str, sentence: str, detail: str) -> Failure:
+        return Failure(invariant, sentence, detail, self.world.steps, self.world.now_ns, list(self.trace.tail))
+
+    def _phases(self) -> None:
+        self.host.boot()
+        for client in self.clients:
+            client.start()
+        self.faults.start()
+        self.world.run(self.scenario.chaos_ms * MS)
+        for writer in self.writers:
+            writer.budget = min(writer.budget, self.scenario.clients.requests // 3)
+        self._become_calm()
+        self._audit(by_month=True)
+        before = len(self.ledger.log)
+        self._restart()
+        self._audit(by_month=False)
+        self.world.note(f"audited {before} events twice")
+        self._each("finished")
+
+    def _become_calm(self) -> None:
+        self.faults.heal()
+        self.calm = True
+        self._each_call("healed")
+        for host in self.hosts:
+            if not host.up:
+                self.faults.restart_later(host)
+        self._wait(lambda: all(client.finished for client in self.clients) and self._ready())
+
+    def _restart(self) -> None:
+        for host in self.hosts:
+            if host.disk.fragile:
+                host.disk.image.repair()
+                host.disk.fragile = False
+            host.crash(KILL)
+            self.faults.restart_later(host)
+        self._wait(self._ready)
+
+    def _audit(self, by_month: bool) -> None:
+        auditor = self._auditor
+        auditor.ask_for_lists()
+        self._ask()
+        self.ledger.set_log(auditor.listed)
+        auditor.ask_for_totals(by_month)
+        self._ask()
+
+    def _ask(self) -> None:
+        """Let the auditor get all of its answers; damage that reading finds is repaired, and the question repeated."""
+        for _ in range(3):
+            self._audit_client.start()
+            self._wait(lambda: self._audit_client.finished)
+            refused, self._auditor.refusals = self._auditor.refusals, []
+            if not refused:
+                return
+            self._each_call("unanswered", refused)
+            for host in self.hosts:
+                host.disk.image.repair()
+            for request in refused:
+                request.state = "open"
+            self._auditor.todo += refused
+        raise AssertionError("the auditor's questions are refused on a sound disk")
+
+    def _ready(self) -> bool:
+        return all(host.up and host.node.ready for host in self.hosts)
+
+    def _wait(self, done: Callable[[], bool]) -> None:
+        in_time = self.world.run(self.world.now_ns + self.scenario.calm_ms * MS, done)
+        waiting = [client.waiting_for() for client in [*self.clients, self._audit_client] if not client.finished]
+        self._each("calmed", in_time, waiting)
+
+    # ---- those who look on ----
+
+    def _overriders(self, name: str) -> list[Any]:
+        base = getattr(Invariant, name)
+        return [getattr(each, name) for each in self.invariants if getattr(type(each), name) is not base]
+
+    def _each(self, hook: str, *args: Any) -> None:
+        for call in self._hooks[hook]:
+            call(*args)
+
+    def _each_call(self, name: str, *args: Any) -> None:
+        """Hooks that only some invariants have."""
+        for invariant in self.invariants:
+            call = getattr(invariant, name, None)
+            if call is not None:
+                call(*args)
+
+    def booted(self, host: Host) -> None:
+        self._each("booted", host)
+
+    def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
+        wall_ns = host.wall.now_ns()
+        low, high = self.wall_span_ns
+        self.wall_span_ns = (min(low, wall_ns), max(high, wall_ns))
+        for call in self._hooks["stepped"]:
+            call(host, event, effects)
+
+    def died(self, host: Host, how: str) -> None:
+        self._each("died", host, how)
+
+    def halted(self, host: Host, reason: str | None) -> None:
+        self._each("halted", host, reason)
+        if reason is not None and any(name in reason for name in host.disk.image.tainted()):
+            self.world.note("damaged files restored")
+            host.disk.image.repair()
+        self.faults.restart_later(host)
+
+    def broke(self, host: Host, error: Exception) -> None:
+        if not isinstance(error, Broken | Livelock):
+            text = "".join(traceback.format_exception(error)[-6:])
+            self._each("broke", host, RuntimeError(text))
+
+    def sent(self, request: Request) -> None:
+        self.ledger.sent(request)
+        for metric in request.metrics:
+            metric.outstanding += 1
+
+    def settled(self, request: Request) -> None:
+        for metric in request.metrics:
+            metric.outstanding -= 1
+            metric.unsettled = metric.unsettled or request.state == "unknown"
+        self._each("settled", request)
+
+    def answered_again(self, request: Request, response: AnyResponse) -> None:
+        self._each("answered_again", request, response)
+
+    def stray(self, client: str, response: AnyResponse) -> None:
+        self._each("stray", client, response)
+
+    def garbled(self, client: str, why: str) -> None:
+        self._each("garbled", client, why)
+
+    def accepted(self, client: str, data: bytes) -> None:
+        self._each("accepted", client, data)
+
+
+HOOKS = (
+    "booted", "stepped", "died", "halted", "broke", "settled", "answered_again", "stray", "garbled", "accepted", "calmed",
+    "finished",
+)  # fmt: skip
+
+
+def start_of_time(prng: Prng) -> int:
+    """A date for the run to begin: often just before an hour, a day or a month ends."""
+    day = prng.below(700)
+    edges = [day * 86_400 + prng.below(86_400), day * 86_400, 31 * 86_400, 60 * 86_400, day * 86_400 + 3600 * prng.below(24)]
+    return YEAR_2024_NS + prng.choice(edges) * SECOND - prng.choice([0, 200 * MS, 5 * SECOND])
+
+
+def run_seed(scenario: Scenario, seed: int, kernels: Kernels, canary: str | None = None, sink: TextIO | None = None) -> RunResult:
+    """One run, start to end."""
+    return Run(scenario, seed, kernels, canary, sink).execute()
