@@ -70,11 +70,11 @@ def block(fill: int, count: int = 1) -> bytes:
 
 
 class DiskConformance:
-    @pytest.fixture()
+    @pytest.fixture
     def harness(self) -> DiskHarness:
         raise NotImplementedError("subclass DiskConformance and give it a harness")
 
-    @pytest.fixture()
+    @pytest.fixture
     def bench(self, harness: DiskHarness) -> Bench:
         return Bench(harness)
 
@@ -220,7 +220,12 @@ class DiskConformance:
 
     @pytest.mark.parametrize("name", ["", "/etc/passwd", "../a", "a/../../b", "a//b", "./a", "a/", "a\0b", "n" * 200])
     def test_names_that_leave_the_directory_are_refused(self, bench: Bench, name: str) -> None:
-        for effect in (Create(900, name, 0), Delete(901, name), Read(902, name, 0, BLOCK), Write(903, name, 0, block(0))):
+        for effect in (
+            Create(900, name, 0),
+            Delete(901, name),
+            Read(902, name, 0, BLOCK),
+            Write(903, name, 0, block(0)),
+        ):
             with pytest.raises((ValueError, AssertionError)):
                 bench.disk.submit(effect)
         assert bench.harness.run_until_idle() == []

@@ -155,7 +155,9 @@ def tiny_directory(tmp_path: Path) -> Iterator[Path]:
     mounted = tmp_path / "tiny"
     mounted.mkdir()
     try:
-        made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mounted)], capture_output=True, check=False)
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(mounted)], capture_output=True, check=False
+        )
     except OSError as error:
         pytest.skip(f"no way to mount a small file system: {error}")
     if made.returncode:

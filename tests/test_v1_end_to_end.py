@@ -128,12 +128,12 @@ def test_realtime_is_the_current_period_and_zero_means_now(client: V1Client) -> 
 def test_events_are_listed_within_inclusive_bounds(client: V1Client) -> None:
     client.metric_put("listed", v1.SUM)
     client.ingest([Event("listed", 11, T0 + i * HOUR_NS, i + 1, v1.ADD if i else v1.NONE) for i in range(5)])
-    got = client.events(11, T0 + HOUR_NS, T0 + 3 * HOUR_NS)
+    got = [event for event in client.events(11, T0 + HOUR_NS, T0 + 3 * HOUR_NS) if event.code == "listed"]
     assert [(e.timestamp_ns, e.account, e.code, e.value, e.operation) for e in got] == [
         (T0 + i * HOUR_NS, 11, "listed", i + 1, v1.ADD) for i in (1, 2, 3)
     ]
     assert [e.offset for e in got] == sorted({e.offset for e in got})
-    assert client.events(12, 0, 2**62) == []
+    assert client.events(2**40, 0, 2**62) == []
 
 
 def test_thresholds_fire_once_and_are_pushed(node: NodeProcess, client: V1Client) -> None:
@@ -230,7 +230,7 @@ def test_a_resent_batch_adds_nothing_and_equal_events_in_one_batch_count(client:
             assert (answer.stored, answer.duplicates) == (0, 4)
     assert client.query(1, "again", T0, T0 + 2).sum == 17
     assert client.query(2, "again", T0, T0 + 2).sum == 5
-    assert len(client.events(1, T0, T0 + 2)) == 3
+    assert len([event for event in client.events(1, T0, T0 + 2) if event.code == "again"]) == 3
     third = client.ingest([*batch, Event("again", 1, T0, 5)])  # a third equal one: ordinal 2 was never seen
     assert (third.stored, third.duplicates) == (1, 4)
     assert first.status == v1.OK

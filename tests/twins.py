@@ -46,7 +46,7 @@ class Twins:
         self.next_seq = 1
         self.record_seq = 0
         self.chain = 12345
-        self.journal = b""
+        self.records: list[bytes] = []
 
     def pair(self, what: Callable[[int], Any]) -> Any:
         return same([plain(what(NATIVE)), plain(what(REFERENCE))])
@@ -94,7 +94,11 @@ class Twins:
 
         _, self.chain, record = self.pair(one)
         self.record_seq += 1
-        self.journal += record
+        self.records.append(record)
+
+    @property
+    def journal(self) -> bytes:
+        return b"".join(self.records)
 
     def apply(self, entry: bytes) -> list[Any]:
         applied = [self.states[twin].apply(self.catalogs[twin], entry) for twin in (NATIVE, REFERENCE)]

@@ -85,7 +85,7 @@ static void um__seal_v2(uint8_t *frame, uint32_t frame_len) {
     um__put32(frame + 28, um_crc32c(0, frame, 28));
 }
 
-static uint64_t um__session_hi(const um_load_config *config) { return config->seed | 1; }
+static uint64_t um__session_hi(const um_load_config *config) { return config->seed != 0 ? config->seed : 1; }
 
 static void um__batch_head(const um_load_config *config, uint8_t *at, uint32_t worker_number, uint32_t events, uint16_t flags) {
     memset(at, 0, UM__BATCH_HEAD);

@@ -12,20 +12,10 @@
  * Every event that is not stored becomes part of a run in SKIPS, and leaves no other trace but the counters in
  * META. So once SKIPS is full nothing is stored any more, and the last run grows for ever.
  *
- * Speed is a matter of cache misses: rows are taken in windows of 64, and before the window is applied four
- * light passes over it ask for the memory it is going to need (fingerprint and series slots; series; cell; hot
- * bucket). The passes only prefetch; what they found is found again, or checked, when the row's turn comes.
+ * Speed is a matter of cache misses: rows are taken in windows, and window.c has looked ahead before a row's turn
+ * comes. What it found is right for good; what it did not find may have been created by a row just before.
  */
 #include "um__apply.h"
-
-#define WINDOW 64
-
-typedef struct {
-    const uint8_t *row;
-    uint32_t len, series_hint;
-    uint64_t series_hash;
-    um__dedup dedup;
-} pending;
 
 typedef struct { int64_t min_ts, max_ts; uint8_t *verdicts; uint64_t first_seq; } rows_seen;
 
@@ -67,72 +57,21 @@ static void count_verdict(um_meta *meta, um_summary *summary, uint32_t row, uint
 
 /* ---- one row ---- */
 
-static uint32_t apply_row(um__ctx *ctx, pending *p, uint64_t seq) {
-    const um_row *head = (const um_row *)(const void *)p->row;
-    um__row_view view;
-    um__target target;
-    if (head->metric >= ctx->catalog->metric_count || !ctx->catalog->metrics[head->metric].alive) return UM_V_UNKNOWN_METRIC;
-    if (!um__row_parse(p->row, p->len, &view)) return UM_V_UNKNOWN_METRIC;   /* the log holds no such row */
-
-    uint32_t verdict = um__dedup_look(ctx, &view, &p->dedup);
+static uint32_t apply_row(um__ctx *ctx, um__pending *p, uint64_t seq) {
+    um__target *target = &p->target;
+    if (target->metric == NULL) return UM_V_UNKNOWN_METRIC;
+    uint32_t verdict = um__dedup_look(ctx, &p->view, &p->dedup);
     if (verdict != UM_V_STORED) return verdict;
-    um__series_resolve(ctx, &view, &ctx->catalog->metrics[head->metric], p->series_hint, &target);
-    verdict = um__series_room(ctx, &target);
+    um__series_resolve(ctx, target);
+    verdict = um__series_room(ctx, target);
     if (verdict != UM_V_STORED) return verdict;
     if (!um__dedup_room(ctx, &p->dedup)) return UM_V_FULL;
 
-    uint64_t digest = um__series_store(ctx, &target, seq);
+    uint64_t digest = um__series_store(ctx, target, seq);
     um__dedup_remember(ctx, &p->dedup, seq);
-    if (um__has_thresholds(ctx, &target)) digest += um__thresholds_store(ctx, &target, seq);
+    if (um__has_thresholds(ctx, target)) digest += um__thresholds_store(ctx, target, seq);
     ctx->meta->digest += um__mix(digest ^ seq, UM__K1);
     return UM_V_STORED;
-}
-
-/* ---- the passes over a window ---- */
-
-/* Splits off up to WINDOW rows, and asks for their fingerprint and series slots. Returns how many. */
-static uint32_t gather(const um__ctx *ctx, const uint8_t **rows, const uint8_t *end, uint32_t count, pending *window) {
-    const uint8_t *at = *rows;
-    uint32_t n = 0;
-    for (; n < count && n < WINDOW; n++) {
-        pending *p = &window[n];
-        const um_row *head = (const um_row *)(const void *)at;
-        if ((uint64_t)(end - at) < sizeof *head || (uint64_t)(end - at) < sizeof *head + head->tail_len) break;
-        p->row = at;
-        p->len = (uint32_t)sizeof *head + head->tail_len;
-        p->series_hint = UM_NONE;
-        p->series_hash = 0;
-        um__dedup_key(ctx, at, p->len, &p->dedup);
-        if (!(head->flags & UM_ROW_TEXT)) {
-            p->series_hash = um__series_hash(head->account, 0, head->metric);
-            um__index_prefetch(ctx->st, UM_X_SERIES, p->series_hash);
-        }
-        at += p->len;
-    }
-    *rows = at;
-    return n;
-}
-
-static void warm(const um__ctx *ctx, pending *window, uint32_t count) {
-    const um_state *st = ctx->st;
-    for (uint32_t i = 0; i < count; i++) {
-        pending *p = &window[i];
-        uint64_t pos = p->series_hash;
-        if (p->series_hash == 0) continue;
-        p->series_hint = um__probe(st, UM_X_SERIES, p->series_hash, &pos);
-        if (p->series_hint != UM_NONE) __builtin_prefetch(um__um_series(st, p->series_hint));
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        const uint32_t series = window[i].series_hint;
-        if (series != UM_NONE) __builtin_prefetch(um__um_cell(st, um__um_series(st, series)->first_cell));
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        const uint32_t series = window[i].series_hint;
-        if (series == UM_NONE) continue;
-        const um_bucket *hot = um__um_bucket(st, um__um_cell(st, um__um_series(st, series)->first_cell)->hot_bucket);
-        __builtin_prefetch(hot, 1);
-        __builtin_prefetch((const uint8_t *)hot + 64, 1);
-    }
 }
 
 /* ---- one batch ---- */
@@ -146,16 +85,15 @@ static void see(const um__ctx *ctx, const uint8_t *row, rows_seen *seen) {
 
 static void apply_rows(um__ctx *ctx, const uint8_t *rows, const um_batch *batch, rows_seen *seen, um_summary *summary) {
     const uint8_t *end = rows + batch->rows_len;
-    pending window[WINDOW];
+    um__pending window[UM__WINDOW];
     uint32_t done = 0;
     ctx->batch_fps = um__count(ctx->st, ctx->fps);
     ctx->batch_rows = batch->row_count;
     ctx->batch_flags = batch->flags;
     ctx->ordinal_mask = 0;
     while (done < batch->row_count) {
-        const uint32_t count = gather(ctx, &rows, end, batch->row_count - done, window);
+        const uint32_t count = um__window_fill(ctx, &rows, end, batch->row_count - done, window);
         if (count == 0) break;
-        warm(ctx, window, count);
         for (uint32_t i = 0; i < count; i++) {
             const uint32_t row = summary->row_base + done + i;
             const uint32_t verdict = apply_row(ctx, &window[i], seen->first_seq + row);
@@ -190,12 +128,7 @@ static void pass_over(um__ctx *ctx, const uint8_t *rows, const um_batch *batch, 
     if (batch->row_count == 0) return;
     memset(seen->verdicts + summary->row_base, (int)verdict, batch->row_count);
     skip(ctx, seen->first_seq + summary->row_base, batch->row_count);
-    while ((uint64_t)(end - rows) >= sizeof(um_row)) {
-        see(ctx, rows, seen);
-        const uint64_t len = sizeof(um_row) + ((const um_row *)(const void *)rows)->tail_len;
-        if (len > (uint64_t)(end - rows)) break;
-        rows += len;
-    }
+    for (; um__holds_row(rows, end); rows += sizeof(um_row) + ((const um_row *)(const void *)rows)->tail_len) see(ctx, rows, seen);
 }
 
 static void apply_batch(um__ctx *ctx, const um_batch *batch, uint32_t row_base, rows_seen *seen, um_summary *summary) {
@@ -237,6 +170,7 @@ static void apply_batches(um__ctx *ctx, const um_entry *entry, um_summary *summa
     for (uint32_t i = 0; i < entry->batch_count; i++) {
         const um_batch *batch = (const um_batch *)(const void *)at;
         if ((uint64_t)(end - at) < sizeof *batch || (uint64_t)(end - at) < sizeof *batch + (uint64_t)batch->rows_len) break;
+        if (batch->rows_len % 8 != 0) break;
         if (batch->row_count > entry->row_count - applied->row_count) break;
         apply_batch(ctx, batch, applied->row_count, &seen, &summaries[i]);
         applied->row_count += batch->row_count;

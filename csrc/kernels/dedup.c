@@ -142,7 +142,7 @@ static uint64_t *ordinal(um__ctx *ctx, uint64_t lo, uint64_t hi, uint64_t first)
     ordinal_slot *slots = (ordinal_slot *)(void *)ctx->st->scratch.base;
     if (ctx->ordinal_mask == 0) {
         uint64_t count = ORDINAL_SLOTS_MIN;
-        while (count < 2ULL * ctx->batch_rows && count < ORDINAL_SLOTS_MAX) count *= 2;
+        while (count < 2ULL * ctx->batch_rows && 2 * count * sizeof *slots <= ctx->st->scratch.reserved) count *= 2;
         memset(slots, 0, count * sizeof *slots);
         ctx->ordinal_mask = count - 1;
         ctx->ordinal_used = 0;

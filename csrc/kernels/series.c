@@ -13,18 +13,12 @@
 /* ---- resolve ---- */
 
 static void resolve_account(const um_state *st, um__target *t) {
-    t->text = t->view->text != NULL;
-    t->account = t->view->head->account;
-    t->account_new = 0;
-    if (!t->text) return;
     const uint32_t number = um__find_account(st, t->view->text, t->view->text_len);
     t->account_new = number == UM_NONE;
     t->account = number;
 }
 
 static void resolve_dimensions(const um_state *st, um__target *t) {
-    t->dims_len = t->values_new = 0;
-    if (t->view->prop_count == 0) return;
     for (uint32_t i = 0; i < t->metric->dimension_count; i++) {
         const um__property *prop = um__row_property(t->view, &t->metric->dimensions[i]);
         t->dims[i] = prop == NULL ? 0 : um__find_value(st, prop->value, prop->value_len);
@@ -34,22 +28,37 @@ static void resolve_dimensions(const um_state *st, um__target *t) {
     }
 }
 
-static uint32_t resolve_series(const um_state *st, const um__target *t, uint32_t hint) {
-    if (hint != UM_NONE) {
-        const um_series *s = um__um_series(st, hint);
-        if (s->account == t->account && s->text == t->text && s->metric == t->metric->id) return hint;
+/* Rows before this one may have interned its values. */
+static void look_again(const um_state *st, um__target *t) {
+    for (uint32_t i = 0; i < t->dims_len; i++) {
+        if (t->fresh[i] == NULL) continue;
+        t->dims[i] = um__find_value(st, t->fresh[i]->value, t->fresh[i]->value_len);
+        if (t->dims[i] == UM_NONE) continue;
+        t->fresh[i] = NULL;
+        t->values_new--;
     }
-    return um__find_series(st, t->account, t->text, t->metric->id);
+}
+
+void um__series_begin(const um__ctx *ctx, const um__row_view *view, const um_metric *metric, um__target *t) {
+    const um_row *head = view->head;
+    t->metric = metric;
+    t->view = view;
+    t->value = head->value;
+    t->ts = head->timestamp_ns != 0 ? head->timestamp_ns : ctx->stamp_ns;
+    t->hour = um__hour(t->ts);
+    t->operation = head->operation == UM_OP_REMOVE ? UM_OP_REMOVE : UM_OP_ADD;
+    t->series = t->cell = t->bucket = t->member = UM_NONE;
+    t->account = head->account;
+    t->text = view->text != NULL;
+    t->account_new = t->dims_len = t->values_new = 0;
+    if (t->text) resolve_account(ctx->st, t);
+    if (view->prop_count != 0) resolve_dimensions(ctx->st, t);
 }
 
 static uint32_t resolve_cell(const um_state *st, const um__target *t) {
     const uint32_t first = um__um_series(st, t->series)->first_cell;
-    if (first != UM_NONE) {
-        const um_cell *c = um__um_cell(st, first);
-        if (c->dims_len == t->dims_len && (t->dims_len == 0 || memcmp(um__dims(st, c->dims_off), t->dims, t->dims_len * sizeof t->dims[0]) == 0)) {
-            return first;
-        }
-    }
+    const um_cell *c = um__um_cell(st, first);
+    if (c->dims_len == t->dims_len && memcmp(um__dims(st, c->dims_off), t->dims, t->dims_len * sizeof t->dims[0]) == 0) return first;
     return um__find_cell(st, t->series, t->dims, t->dims_len);
 }
 
@@ -64,26 +73,20 @@ static uint32_t find_member(const um_state *st, uint32_t bucket, int64_t member)
     return UM_NONE;
 }
 
-void um__series_resolve(const um__ctx *ctx, const um__row_view *view, const um_metric *metric, uint32_t series_hint, um__target *t) {
+void um__series_resolve(const um__ctx *ctx, um__target *t) {
     const um_state *st = ctx->st;
-    t->view = view;
-    t->metric = metric;
-    t->value = view->head->value;
-    t->ts = view->head->timestamp_ns != 0 ? view->head->timestamp_ns : ctx->stamp_ns;
-    t->hour = um__hour(t->ts);
-    t->operation = view->head->operation == UM_OP_REMOVE ? UM_OP_REMOVE : UM_OP_ADD;
-    t->series = t->cell = t->bucket = t->member = UM_NONE;
-    resolve_account(st, t);
-    resolve_dimensions(st, t);
+    if (t->account_new) resolve_account(st, t);
+    if (t->values_new != 0) look_again(st, t);
     if (t->account_new) return;
-    t->series = resolve_series(st, t, series_hint);
+    if (t->series == UM_NONE) t->series = um__find_series(st, t->account, t->text, t->metric->id);
     if (t->series == UM_NONE || t->values_new != 0) return;
-    t->cell = resolve_cell(st, t);
+    if (t->cell == UM_NONE) t->cell = resolve_cell(st, t);
     if (t->cell == UM_NONE) return;
-    const uint32_t hot = um__um_cell(st, t->cell)->hot_bucket;
-    if (hot != UM_NONE && um__um_bucket(st, hot)->hour == t->hour) t->bucket = hot;
-    else t->bucket = um__find_bucket(st, t->cell, t->hour);
-    if (t->bucket != UM_NONE && metric->aggregation == UM_AGG_UNIQUE) t->member = find_member(st, t->bucket, t->value);
+    if (t->bucket == UM_NONE) {
+        const uint32_t hot = um__um_cell(st, t->cell)->hot_bucket;
+        t->bucket = um__um_bucket(st, hot)->hour == t->hour ? hot : um__find_bucket(st, t->cell, t->hour);
+    }
+    if (t->bucket != UM_NONE && t->metric->aggregation == UM_AGG_UNIQUE) t->member = find_member(st, t->bucket, t->value);
 }
 
 /* ---- room ---- */

@@ -2,7 +2,10 @@
  *
  * A region is a pool of fixed-size records (HEAP: bytes, DIMS: u32 words). The state proper is the regions and
  * nothing else: they are what is checkpointed and digested. The indexes are derived, never written to disk, and
- * rebuilt from the pools after loading; they begin with 64 slots and double when they would pass half load.
+ * rebuilt from the pools after loading. An index begins with 64 slots, is at most half full, and when it would
+ * not be any more it grows eightfold (to the largest size, when that is near): growing means entering all records
+ * again while the world waits, so it should happen while they are few. Slots never used are zero already:
+ * `used` of an index is the most it ever had, and only that much is ever cleared.
  *
  * Index keys (all hashes as in um__hash.h; hash2(a, b) hashes two words):
  *   VALUES, ACCOUNTS   the hash in the record: hash64(bytes, seed 0). Value 0 (the empty one) is not indexed.
@@ -79,11 +82,18 @@ static void enter(um_state *st, uint32_t index, uint64_t hash, uint32_t number) 
     st->index_used[index]++;
 }
 
+static uint64_t slots_max(const um_arena *arena) {
+    uint64_t slots = SLOTS_MIN;
+    while (2 * slots * sizeof(uint64_t) <= arena->reserved) slots *= 2;
+    return slots;
+}
+
 static void set_slots(um_state *st, uint32_t index, uint64_t slots) {
     um_arena *arena = &st->index[index];
-    while (slots > SLOTS_MIN && slots * sizeof(uint64_t) > arena->reserved) slots /= 2;
-    arena->used = slots * sizeof(uint64_t);
-    memset(arena->base, 0, arena->used);
+    if (slots > slots_max(arena)) slots = slots_max(arena);
+    const uint64_t bytes = slots * sizeof(uint64_t);
+    memset(arena->base, 0, bytes < arena->used ? bytes : arena->used);
+    if (bytes > arena->used) arena->used = bytes;
     st->index_mask[index] = slots - 1;
     st->index_used[index] = 0;
 }
@@ -109,14 +119,15 @@ void um__index_rebuild(um_state *st, uint32_t index) {
 }
 
 void um__index_clear(um_state *st, uint32_t index) {
-    set_slots(st, index, SLOTS_MIN);
+    set_slots(st, index, st->index_mask[index] + 1);
 }
 
-/* The record is in its pool already. Doubling refills from the pool, the new record included. */
+/* The record is in its pool already: growing refills from the pool, the new record included. */
 void um__index_add(um_state *st, uint32_t index, uint64_t hash, uint32_t number) {
     const uint64_t slots = st->index_mask[index] + 1;
     if (2 * (st->index_used[index] + 1) > slots) {
-        refill(st, index, 2 * slots);
+        const uint64_t most = slots_max(&st->index[index]);
+        refill(st, index, 32 * slots >= most ? most : 8 * slots);
         return;
     }
     enter(st, index, hash, number);
@@ -149,7 +160,7 @@ void um_state_init(um_state *st, const um_limits *limits) {
     st->ckpt_active = 0;
     um__append(st, UM_R_META, &meta, sizeof meta);
     um__append(st, UM_R_VALUES, &empty, sizeof empty);
-    for (uint32_t index = 0; index < UM_INDEXES; index++) um__index_clear(st, index);
+    for (uint32_t index = 0; index < UM_INDEXES; index++) set_slots(st, index, SLOTS_MIN);
 }
 
 /* ---- lookups ---- */

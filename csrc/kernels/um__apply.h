@@ -33,8 +33,8 @@ static inline uint32_t um__probe(const um_state *st, uint32_t index, uint64_t ha
 static inline void um__index_prefetch(const um_state *st, uint32_t index, uint64_t hash) {
     __builtin_prefetch(um__slots(st, index) + (hash & st->index_mask[index]), 1);
 }
-void um__index_add(um_state *st, uint32_t index, uint64_t hash, uint32_t number);   /* grows at half load */
-void um__index_clear(um_state *st, uint32_t index);                                 /* empty, smallest size */
+void um__index_add(um_state *st, uint32_t index, uint64_t hash, uint32_t number);   /* grows past half load */
+void um__index_clear(um_state *st, uint32_t index);                                 /* empty, of the same size */
 void um__index_rebuild(um_state *st, uint32_t index);                               /* from the pool */
 
 int um__index_exact(const um_state *st, uint32_t index);                            /* it holds every record of its pool once */
@@ -106,20 +106,42 @@ uint32_t um__session_enter(um__ctx *ctx, const um_batch *batch, um_summary *summ
 void um__session_done(um__ctx *ctx, uint32_t session, uint64_t number, const um_summary *summary);
 
 /* ---- series.c ---- */
-typedef struct {                 /* where a row goes; UM_NONE for records that are to be created */
-    const um_metric *metric;
+typedef struct {                 /* where a row goes; UM_NONE for records that are not known to exist */
+    const um_metric *metric;     /* NULL: none such, nothing else is set */
     const um__row_view *view;
     uint64_t account;
     int64_t value, ts;
     uint32_t text, account_new, hour, operation;
     uint32_t series, cell, bucket, member;
     uint32_t dims_len, values_new;
+    uint64_t series_hash, cell_hash;
+    uint32_t hint, pad;                                  /* window.c: a record asked for, not looked at yet */
     uint32_t dims[UM_DIMENSIONS_MAX];                    /* UM_NONE: not interned yet, then ... */
     const um__property *fresh[UM_DIMENSIONS_MAX];        /* ... this is the value */
 } um__target;
-void um__series_resolve(const um__ctx *ctx, const um__row_view *view, const um_metric *metric, uint32_t series_hint, um__target *target);
+/* What the row says: account, dimension values, instant. What is found stays found: records never move or go. */
+void um__series_begin(const um__ctx *ctx, const um__row_view *view, const um_metric *metric, um__target *target);
+void um__series_resolve(const um__ctx *ctx, um__target *target);                /* finds what was not found yet */
 uint32_t um__series_room(const um__ctx *ctx, const um__target *target);         /* STORED, CARDINALITY or FULL */
 uint64_t um__series_store(um__ctx *ctx, um__target *target, uint64_t seq);      /* digest part */
+
+/* ---- window.c ---- */
+#define UM__WINDOW 32
+typedef struct {
+    const uint8_t *row;
+    uint32_t len, pad;
+    um__dedup dedup;
+    um__target target;
+    um__row_view view;
+} um__pending;
+/* Splits up to UM__WINDOW whole rows off *rows, finds what exists of what they need, and has the memory on its way. */
+uint32_t um__window_fill(const um__ctx *ctx, const uint8_t **rows, const uint8_t *end, uint32_t count, um__pending *window);
+static inline int um__holds_row(const uint8_t *at, const uint8_t *end) {   /* a whole row, and the next one will be aligned */
+    const uint64_t left = (uint64_t)(end - at);
+    if (left < sizeof(um_row)) return 0;
+    const uint64_t tail_len = ((const um_row *)(const void *)at)->tail_len;
+    return tail_len % 8 == 0 && tail_len <= left - sizeof(um_row);
+}
 
 /* ---- thresholds.c ---- */
 static inline int um__has_thresholds(const um__ctx *ctx, const um__target *target) {

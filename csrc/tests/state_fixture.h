@@ -18,6 +18,7 @@
 #define ENTRY_BYTES_MAX (1 << 21)
 #define ROWS_MAX 20000
 #define BATCHES_MAX 64
+#define SCRATCH_BYTES (1 << 16)
 
 typedef struct {
     um_state st;
@@ -80,9 +81,9 @@ static void give_memory(um_state *st, const um_limits *limits) {
     }
     st->cow = (um_arena){zeroed(chunks * UM_COW_CHUNK_BYTES), chunks * UM_COW_CHUNK_BYTES, 0};
     st->cow_map = (um_arena){zeroed(chunks * 4), chunks * 4, 0};
-    st->scratch = (um_arena){malloc(um_scratch_bytes_max()), um_scratch_bytes_max(), 0};
-    assert(st->scratch.base);
-    memset(st->scratch.base, 0xA5, 1 << 16);   /* apply must not expect zeroes there */
+    st->scratch = (um_arena){malloc(SCRATCH_BYTES), SCRATCH_BYTES, 0};
+    assert(st->scratch.base && SCRATCH_BYTES <= um_scratch_bytes_max());
+    memset(st->scratch.base, 0xA5, SCRATCH_BYTES);   /* apply must not expect zeroes there */
 }
 
 static void take_memory(um_state *st) {

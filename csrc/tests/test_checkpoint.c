@@ -19,11 +19,11 @@ static void add_more_metrics(world *w) {
     add_threshold(m, 4, 0);
 }
 
-static char texts[40][8], ids[200][8], values[20][8];
+static char texts[40][16], ids[200][16], values[20][16];
 static void name_things(void) {
-    for (int i = 0; i < 40; i++) snprintf(texts[i], 8, "acct%d", i);
-    for (int i = 0; i < 200; i++) snprintf(ids[i], 8, "id%d", i);
-    for (int i = 0; i < 20; i++) snprintf(values[i], 8, "v%d", i);
+    for (int i = 0; i < 40; i++) snprintf(texts[i], 16, "acct%d", i);
+    for (int i = 0; i < 200; i++) snprintf(ids[i], 16, "id%d", i);
+    for (int i = 0; i < 20; i++) snprintf(values[i], 16, "v%d", i);
 }
 
 /* v1 events come from a small set, so that there are equal ones; others may have ids */
@@ -214,8 +214,9 @@ static void a_loaded_state_goes_on_exactly_like_the_one_it_was_taken_from(void) 
 }
 
 static void bytes_that_are_not_an_image_are_refused(void) {
-    world *w = world_new(plenty());
-    const um_limits limits = plenty();
+    um_limits limits = plenty();
+    for (int r = UM_R_HEAP; r < UM_REGIONS; r++) limits.records_max[r] = 10;
+    world *w = world_new(limits);
     send(w, V1, EVENT());
     const uint64_t total = um_ckpt_begin(&w->st);
     uint8_t *image = malloc(total), *bad = malloc(total);

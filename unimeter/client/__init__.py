@@ -1,11 +1,11 @@
 """The Python SDK.
 
-    values, times, periods   what an application hands in: events, metric definitions, spans of time
-    results                  what it gets back
-    batch                    events as bytes
-    protocol, decode         protocol v2 as bytes and maps, without a socket
-    session                  numbered batches: what makes a retry harmless
-    link, exchange           connections; asking until there is an answer
-    ingest                   batches on their way, and what is concluded from their answers
-    async_client, client     the two front ends
+values, times, periods   what an application hands in: events, metric definitions, spans of time
+results                  what it gets back
+batch                    events as bytes
+protocol, decode         protocol v2 as bytes and maps, without a socket
+session                  numbered batches: what makes a retry harmless
+link, exchange           connections; asking until there is an answer
+ingest                   batches on their way, and what is concluded from their answers
+async_client, client     the two front ends
 """

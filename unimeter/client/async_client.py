@@ -1,9 +1,9 @@
 """AsyncClient: `ingest` and `query`, and the little around them.
 
-    async with AsyncClient(["localhost:7001"]) as client:
-        await client.metrics.create(MetricSchema(code="api_calls", agg_type=AggType.COUNT))
-        await client.ingest([Event(account_id=42, metric_code="api_calls")])
-        usage = await client.query(42, "api_calls", current_month())
+async with AsyncClient(["localhost:7001"]) as client:
+    await client.metrics.create(MetricSchema(code="api_calls", agg_type=AggType.COUNT))
+    await client.ingest([Event(account_id=42, metric_code="api_calls")])
+    usage = await client.query(42, "api_calls", current_month())
 """
 
 from __future__ import annotations
@@ -207,9 +207,7 @@ class AsyncClient:
             body["after"] = cursor
         return found
 
-    async def alerts(
-        self, account: Account | None = None, *, since: int = 0, limit: int | None = None
-    ) -> list[Alert]:
+    async def alerts(self, account: Account | None = None, *, since: int = 0, limit: int | None = None) -> list[Alert]:
         """Alerts with a number above `since`, oldest first; at most `limit`."""
         body: dict[str, Any] = {"since": since}
         if account is not None:
@@ -315,4 +313,3 @@ def _query_body(account: Account, metric: str, period: Period | str, filters: Fi
             key: [values] if isinstance(values, str) else list(values) for key, values in filters.items()
         }
     return body
-

@@ -97,9 +97,11 @@ class Lane:
         attempt = Attempt(batch.request_id, batch.frame, batch.sends_unanswered)
         try:
             response = await self._exchange.ask(attempt, until)
+            attempt.sends_unanswered += 1  # an answer that cannot be read is none
             answer = decode_ingest(response.payload, batch.count)
             if answer.session_verdict == Verdict.SESSION_WINDOW:
                 raise ProtocolError("the server's session window is not where it should be")
+            attempt.sends_unanswered -= 1
             return Outcome(batch, answer)
         except ServerError as error:
             if error.code == wire.ERROR_SESSION_UNKNOWN:

@@ -30,7 +30,7 @@ def datetime_ns(moment: datetime) -> int:
 def parse_iso(text: str) -> int:
     """Nanoseconds since 1970 UTC of ISO 8601 text. Without an offset: UTC. A date alone: its midnight."""
     fraction_ns = 0
-    found = _FRACTION.search(text)
+    found = _FRACTION.search(text) if "." in text or "," in text else None
     if found:
         digits = found.group(1)
         if digits[9:].strip("0"):

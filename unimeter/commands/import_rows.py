@@ -5,16 +5,16 @@ one, a digest of the source's name, the metric, the row's content (account, valu
 ordinal among the equal rows of the file. The same file under the same name gives the same ids, whatever was imported of
 it before. Equal rows of one file count as often as they stand there.
 
-    content  = um_row head without id, then account text, then properties: what the server stores
-    base     = blake2b-120 bit (seed, content), seed = blake2b(source name, 0, metric code)
-    id       = base64url(base), or of blake2b-120 bit (seed, base, ordinal) for the second, third, ... equal row
+    content  = the row as it is sent, but for the id: head, account text, properties
+    base     = blake2b-120 (seed, content), seed = source name, 0, metric code, 0
+    id       = base64 of base; for the second, third, ... equal row, of blake2b-120 (seed, base, ordinal u64)
 
 Most texts repeat from row to row, so what is made of them is kept in bounded caches.
 """
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64encode
+from binascii import b2a_base64
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +35,7 @@ V = TypeVar("V")
 
 CACHE_ENTRIES_MAX = 100_000
 DIGEST_BYTES = 15
+DERIVED_ID_BYTES = 20  # of base64
 UNIT_NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1000, "ns": 1}
 NS_DIGITS_MIN = 17  # an integer time with fewer digits is not taken for nanoseconds without being told
 OPERATIONS = {"": 0, "none": 0, "add": wire.OPERATION_ADD, "remove": wire.OPERATION_REMOVE}
@@ -57,102 +58,114 @@ class Mapping:
     text_accounts: bool = False
 
     def columns(self) -> list[str]:
-        """The wanted columns, in the order in which RowMaker takes their texts."""
+        """The wanted columns, in the order in which row_maker takes their texts."""
         single = [self.account, self.value, self.time, self.id, self.operation]
         return [column for column in single if column is not None] + [column for column, _ in self.properties]
 
 
-class RowMaker:
-    """Makes rows, one after the other; `make` raises InvalidArgument for a record that is no event."""
+def row_maker(mapping: Mapping) -> Callable[[Texts], bytes]:
+    """A function from a record to its row, for dictionary index 0. It raises InvalidArgument for a record that is no
+    event, and must be given every record of the source, in order: it counts equal ones."""
+    places = iter(range(1, len(mapping.columns())))
+    value_at = next(places) if mapping.value is not None else 0
+    time_at = next(places) if mapping.time is not None else 0
+    id_at = next(places) if mapping.id is not None else 0
+    operation_at = next(places) if mapping.operation is not None else 0
+    properties_at = next(places) if mapping.properties else 0
+    parse = Parsers(mapping)
+    identify = Identities(mapping.source, mapping.metric).identify
+    accounts, values, times, properties_of = parse.accounts, parse.values, parse.times, parse.properties_of
+    id_flag = wire.V2_ROW_FLAG_ID
 
-    def __init__(self, mapping: Mapping) -> None:
-        self._mapping = mapping
-        self._accounts: dict[str, tuple[int, int, bytes]] = {}
-        self._values: dict[str, int] = {}
-        self._times: dict[str, int] = {}
-        self._properties: dict[Texts, tuple[bytes, int]] = {}
-        self._seed = blake2b(mapping.source.encode() + b"\0" + mapping.metric.encode(), digest_size=DIGEST_BYTES)
+    def make(texts: Texts) -> bytes:
+        account, flags, tail = accounts.get(texts[0]) or parse.account(texts[0])
+        value = 1
+        time_ns = operation = count = 0
+        properties = b""
+        if value_at:
+            found = values.get(texts[value_at])
+            value = parse.value(texts[value_at]) if found is None else found
+        if time_at:
+            time_ns = times.get(texts[time_at]) or parse.time(texts[time_at])
+        if operation_at:
+            operation = parse.operation(texts[operation_at])
+        if properties_at:
+            key = texts[properties_at:]
+            properties, count = properties_of.get(key) or parse.properties(key)
+        own_id = b""
+        id_length = DERIVED_ID_BYTES
+        if id_at:
+            own_id = parse.id(texts[id_at])
+            id_length = len(own_id)
+        length = len(tail) + 1 + id_length + len(properties)
+        padding = -length & 7
+        head = pack_head(account, time_ns, value, 0, operation, flags | id_flag, count, 0, length + padding)
+        identity = own_id or identify(head + tail + properties)
+        return b"%b%b%c%b%b%b" % (head, tail, id_length, identity, properties, PADDING[padding])
+
+    return make
+
+
+class Identities:
+    """Ids for rows that have none of their own. Keeps a digest of every row: about 100 bytes each."""
+
+    def __init__(self, source: str, metric: str) -> None:
+        self._seed = blake2b(source.encode() + b"\0" + metric.encode() + b"\0", digest_size=DIGEST_BYTES)
         self._seen: set[bytes] = set()
         self._repeats: dict[bytes, int] = {}
-        places = iter(range(len(mapping.columns())))
-        self._account_at = next(places)
-        self._value_at = next(places) if mapping.value is not None else None
-        self._time_at = next(places) if mapping.time is not None else None
-        self._id_at = next(places) if mapping.id is not None else None
-        self._operation_at = next(places) if mapping.operation is not None else None
-        self._properties_at = next(places, None) if mapping.properties else None
-        self._parse_time = time_parser(mapping.time_format)
 
-    def make(self, texts: Texts) -> bytes:
-        """The row of one record, for dictionary index 0."""
-        known = self._accounts.get(texts[self._account_at])
-        account, flags, tail = known or self._new_account(texts[self._account_at])
-        value = 1
-        if self._value_at is not None:
-            text = texts[self._value_at]
-            found = self._values.get(text)
-            value = self._new_value(text) if found is None else found
-        time_ns = 0
-        if self._time_at is not None:
-            text = texts[self._time_at]
-            time_ns = self._times.get(text) or self._new_time(text)
-        operation = self._operation(texts) if self._operation_at is not None else 0
-        properties, count = b"", 0
-        if self._properties_at is not None:
-            key = texts[self._properties_at :]
-            properties, count = self._properties.get(key) or self._new_properties(key)
-        if self._id_at is not None:
-            text = texts[self._id_at]
-            if not text:
-                raise InvalidArgument("the id is empty")
-            identity = event_id(text)
-        else:
-            identity = self._derive(
-                pack_head(account, time_ns, value, 0, operation, flags, count, 0, 0) + tail + properties
-            )
-        tail = b"%b%c%b%b" % (tail, len(identity), identity, properties)
-        tail += PADDING[-len(tail) & 7]
-        flags |= wire.V2_ROW_FLAG_ID
-        return pack_head(account, time_ns, value, 0, operation, flags, count, 0, len(tail)) + tail
-
-    def _derive(self, content: bytes) -> bytes:
+    def identify(self, content: bytes) -> bytes:
         digest = self._seed.copy()
         digest.update(content)
         base = digest.digest()
-        if base in self._seen:
-            ordinal = self._repeats[base] = self._repeats.get(base, 0) + 1
-            digest = self._seed.copy()
-            digest.update(base + ordinal.to_bytes(8, "little"))
-            base = digest.digest()
-        else:
+        if base not in self._seen:
             self._seen.add(base)
-        return urlsafe_b64encode(base)
+            return b2a_base64(base, newline=False)
+        ordinal = self._repeats[base] = self._repeats.get(base, 0) + 1
+        digest = self._seed.copy()
+        digest.update(base + ordinal.to_bytes(8, "little"))
+        return b2a_base64(digest.digest(), newline=False)
 
-    def _new_account(self, text: str) -> tuple[int, int, bytes]:
+
+class Parsers:
+    """The texts of a record, one by one; each remembers its recent results in a public dict."""
+
+    def __init__(self, mapping: Mapping) -> None:
+        self.accounts: dict[str, tuple[int, int, bytes]] = {}  # numeric account, flags, beginning of the tail
+        self.values: dict[str, int] = {}
+        self.times: dict[str, int] = {}
+        self.properties_of: dict[Texts, tuple[bytes, int]] = {}
+        self._mapping = mapping
+        self._parse_time = time_parser(mapping.time_format)
+
+    def account(self, text: str) -> tuple[int, int, bytes]:
         if not text:
             raise InvalidArgument("the account is empty")
         key = account_key(account_of(text, self._mapping.text_accounts))
         made = (key, 0, b"") if isinstance(key, int) else (0, wire.V2_ROW_FLAG_TEXT, bytes((len(key),)) + key)
-        return _remember(self._accounts, text, made)
+        return _remember(self.accounts, text, made)
 
-    def _new_value(self, text: str) -> int:
-        return _remember(self._values, text, parse_value(text, self._mapping.scale_decimals))
+    def value(self, text: str) -> int:
+        return _remember(self.values, text, parse_value(text, self._mapping.scale_decimals))
 
-    def _new_time(self, text: str) -> int:
-        return _remember(self._times, text, self._parse_time(text))
+    def time(self, text: str) -> int:
+        return _remember(self.times, text, self._parse_time(text))
 
-    def _operation(self, texts: Texts) -> int:
-        assert self._operation_at is not None
-        text = texts[self._operation_at]
+    def operation(self, text: str) -> int:
         operation = OPERATIONS.get(text.strip().lower())
         if operation is None:
             raise InvalidArgument(f"the operation is neither add nor remove: {text!r}")
         return operation
 
-    def _new_properties(self, key: Texts) -> tuple[bytes, int]:
+    def id(self, text: str) -> bytes:
+        if not text:
+            raise InvalidArgument("the id is empty")
+        return event_id(text)
+
+    def properties(self, texts: Texts) -> tuple[bytes, int]:
         names = (name for _, name in self._mapping.properties)
-        some = {name: value for name, value in zip(names, key, strict=True) if value}
-        return _remember(self._properties, key, (encode_properties(some), len(some)))
+        some = {name: value for name, value in zip(names, texts, strict=True) if value}
+        return _remember(self.properties_of, texts, (encode_properties(some), len(some)))
 
 
 def _remember(cache: dict[K, V], key: K, value: V) -> V:

@@ -22,7 +22,7 @@ from unimeter.client.batch import BATCH_BYTES_MAX, Batch, BatchWriter
 from unimeter.client.ingest import Outcome
 from unimeter.client.results import VERDICT_SENTENCES
 from unimeter.client.values import metric_code
-from unimeter.commands.import_rows import Mapping, RowMaker
+from unimeter.commands.import_rows import Mapping, row_maker
 from unimeter.commands.import_source import BadRecord, Record, Source
 from unimeter.errors import InvalidArgument, UnknownMetric
 
@@ -70,7 +70,9 @@ class Complaints(AbstractContextManager["Complaints"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._total > self._shown:
-            self._show(f"... and {self._total - self._shown:,} more rows" + ("" if self._path else " (--bad-rows FILE)"))
+            self._show(
+                f"... and {self._total - self._shown:,} more rows" + ("" if self._path else " (--bad-rows FILE)")
+            )
         if self._file is not None:
             self._file.close()
 
@@ -134,7 +136,7 @@ class Import:
 
     def _batches(self, source: Source) -> Iterator[Prepared]:
         counts = self.counts
-        make = RowMaker(self._mapping).make
+        make = row_maker(self._mapping)
         code = metric_code(self._mapping.metric)
         writer = BatchWriter(self._batch_events, BATCH_BYTES_MAX)
         writer.metric(code)
@@ -199,10 +201,10 @@ async def check_metric(client: AsyncClient, mapping: Mapping) -> str | None:
             others = [key for _, key in mapping.properties if key not in metric.schema.dimensions]
             if others:
                 words = ", ".join(others)
-                return f"not dimensions of {mapping.metric}, so kept in its events but not to filter or group by: {words}"
+                return (
+                    f"not dimensions of {mapping.metric}, so kept in its events but not to filter or group by: {words}"
+                )
             return None
     raise UnknownMetric(
         f"there is no metric {mapping.metric!r}", f"create it first: unimeter metric create {mapping.metric} --agg sum"
     )
-
-

@@ -21,14 +21,17 @@ BATCH_EVENTS = 4096
 
 @app.command("import", no_args_is_help=True)
 def import_file(
-    file: Annotated[Path, typer.Argument(help="A .csv or .ndjson file, or one of them with .gz; - reads standard input.")],
+    file: Annotated[
+        Path, typer.Argument(help="A .csv or .ndjson file, or one of them with .gz; - reads standard input.")
+    ],
     metric: Annotated[str, typer.Option("--metric", help="The metric of all rows; it must exist.")],
     account: Annotated[
         str,
         typer.Option("--account", metavar="COL", help="Column with the account. Digits: a number; else text."),
     ],
     value: Annotated[
-        str | None, typer.Option("--value", metavar="COL", help="Column with the value, a whole number. Default: 1 each.")
+        str | None,
+        typer.Option("--value", metavar="COL", help="Column with the value, a whole number. Default: 1 each."),
     ] = None,
     time_column: Annotated[
         str | None,
@@ -42,7 +45,9 @@ def import_file(
     properties: Annotated[
         list[str] | None,
         typer.Option(
-            "--property", metavar="COL[=KEY]", help="Column to keep as a property (named KEY). Repeat for more. Empty: none."
+            "--property",
+            metavar="COL[=KEY]",
+            help="Column to keep as a property (named KEY). Repeat for more. Empty: none.",
         ),
     ] = None,
     id_column: Annotated[
@@ -59,7 +64,9 @@ def import_file(
     ] = None,
     scale: Annotated[
         int | None,
-        typer.Option("--scale", min=0, max=18, metavar="N", help="Values are decimals; store them times 10^N, exactly."),
+        typer.Option(
+            "--scale", min=0, max=18, metavar="N", help="Values are decimals; store them times 10^N, exactly."
+        ),
     ] = None,
     time_format: Annotated[
         str,
@@ -84,10 +91,13 @@ def import_file(
         bool, typer.Option("--strict", help="Read the whole file first; if any row is bad, import nothing.")
     ] = False,
     bad_rows: Annotated[
-        Path | None, typer.Option("--bad-rows", metavar="FILE", help="Write every row that was not imported here, with the reason.")
+        Path | None,
+        typer.Option("--bad-rows", metavar="FILE", help="Write every row that was not imported here, with the reason."),
     ] = None,
     batch: Annotated[int, typer.Option("--batch", min=1, max=65536, help="Rows in one request.")] = BATCH_EVENTS,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to keep trying while the server does not answer.")] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds to keep trying while the server does not answer.")
+    ] = 60.0,
     server: ServerOption = DEFAULT_SERVER,
 ) -> None:
     """Import events from a file. Running it again, or after being killed half-way, adds nothing twice.
@@ -169,7 +179,9 @@ async def _import(  # one call, from import_file
                 try:
                     await work.run(opened, client, bar.at)
                 except (UnimeterError, OSError):
-                    show(f"stopped: {work.counts.stored:,} rows stored so far; run the same import again to complete it")
+                    show(
+                        f"stopped: {work.counts.stored:,} rows stored so far; run the same import again to complete it"
+                    )
                     raise
     counts = work.counts
     seconds = time.monotonic() - started

@@ -28,11 +28,14 @@ def query(
     filters: Annotated[
         list[str] | None,
         typer.Option(
-            "--filter", metavar="KEY=VALUE", help="Only events whose dimension KEY is VALUE. Repeat to allow more values."
+            "--filter",
+            metavar="KEY=VALUE",
+            help="Only events whose dimension KEY is VALUE. Repeat to allow more values.",
         ),
     ] = None,
     group_by: Annotated[
-        list[str] | None, typer.Option("--group-by", metavar="KEY", help="One row per value of KEY. Repeat for more keys.")
+        list[str] | None,
+        typer.Option("--group-by", metavar="KEY", help="One row per value of KEY. Repeat for more keys."),
     ] = None,
     text: Annotated[bool, typer.Option("--text", help="ACCOUNT is text, even if it looks like a number.")] = False,
     as_json: Annotated[

@@ -17,7 +17,7 @@ from unimeter.sim.client import AnyResponse
 from unimeter.sim.events import Metric
 from unimeter.sim.prng import Prng
 from unimeter.sim.requests import ACKED, UNKNOWN, Control, EventList, Ingest, Query, Request
-from unimeter.sim.space import Space
+from unimeter.sim.space import LATER_DIMENSION, Space
 
 SESSION_UNKNOWN, SESSION_WINDOW, SESSION_SETTLED, SESSIONS_FULL = 6, 7, 8, 9
 SESSION_WINDOW_BATCHES = 64
@@ -39,9 +39,9 @@ class Base:
     def finished(self) -> bool:
         return self.budget <= 0
 
-    def hurry(self) -> None:
-        """Want nothing new."""
-        self.budget = 0
+    def hurry(self, budget: int) -> None:
+        """Come to an end: want only so much more."""
+        self.budget = min(self.budget, budget)
 
     def next(self, now_ns: int) -> Request | None:
         request = self.make(now_ns)
@@ -239,9 +239,12 @@ class Admin(Base):
         kind = self.prng.below(3)
         if kind == 0:
             return Control(self.number(), self.name, 2, [], type=wire2.METRIC_LIST)
-        if kind == 1 and len(metric.dimensions) < 3:
+        if kind == 1 and LATER_DIMENSION not in metric.dimensions:
             return self._add_dimension(metric)
         return self._create(metric)  # the same definition again is ok
+
+    def hurry(self, budget: int) -> None:
+        self.budget = len(self.to_create)
 
     def _create(self, metric: Metric) -> Control:
         request = Control(self.number(), self.name, 2, [], type=wire2.METRIC_CREATE, body=metric.body())
@@ -255,12 +258,12 @@ class Admin(Base):
     def _add_dimension(self, metric: Metric) -> Control:
         metric.changing = True
         changed = metric.body()
-        changed["dimensions"] = [*metric.dimensions, "note"]
+        changed["dimensions"] = [*metric.dimensions, LATER_DIMENSION]
         request = Control(self.number(), self.name, 2, [], type=wire2.METRIC_CREATE, body=changed)
 
         def added() -> None:
-            metric.dimensions.append("note")
-            metric.added_dimension_at["note"] = request.first_sent_ns
+            metric.dimensions.append(LATER_DIMENSION)
+            metric.added_dimension_at[LATER_DIMENSION] = request.first_sent_ns
             metric.changing = False
 
         self.then[request.number] = added

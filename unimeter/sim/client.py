@@ -26,7 +26,7 @@ class Manners:
     """How a client behaves, whatever it wants."""
 
     window: int = 4  # requests in flight
-    think_ns: int = 4 * MS  # mean pause between two new requests
+    think_ns: int = 14 * MS  # mean pause between two new requests
     timeout_ns: int = 400 * MS
     backoff_ns: int = 10 * MS
     duplicate: float = 0.0  # sends a request twice
@@ -117,11 +117,12 @@ class Client:
             return
         while self._again:
             self._transmit(self._again.popleft())
-        if len(self._pending) < self.manners.window and not self.behaviour.finished:
-            request = self.behaviour.next(self._world.now_ns)
-            if request is not None:
-                self._pending.append(request)
-                self._transmit(request)
+        if self.behaviour.finished or len(self._pending) >= self.manners.window:
+            return  # the next answer starts it again
+        request = self.behaviour.next(self._world.now_ns)
+        if request is not None:
+            self._pending.append(request)
+            self._transmit(request)
         self._pump_later(self._prng.between(1, 2 * self.manners.think_ns))
 
     def _transmit(self, request: Request) -> None:
@@ -234,6 +235,7 @@ class Client:
         self._settle(request, REFUSED if refused else self.behaviour.answered(request, response))
         if refused:
             self.behaviour.lost(request)
+        self._pump_later(self._prng.between(1, 2 * self.manners.think_ns))
         if self.behaviour.finished and not self._pending and self._end is not None:
             self._network.close(self._end)
             self._end = None

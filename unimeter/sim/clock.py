@@ -21,12 +21,23 @@ class WallClock:
     def __init__(self, world: World, start_ns: int) -> None:
         self._world = world
         self._offset_ns = start_ns
+        self._history = [(0, start_ns)]  # since when which offset
 
     def now_ns(self) -> int:
         return self._world.now_ns + self._offset_ns
 
     def jump(self, by_ns: int) -> None:
         self._offset_ns += by_ns
+        self._history.append((self._world.now_ns, self._offset_ns))
+
+    def dates(self, from_ns: int, to_ns: int) -> list[int]:
+        """The dates that the clock showed at the ends of a stretch of true time, and around each jump in it."""
+        shown: list[int] = []
+        for number, (since_ns, offset_ns) in enumerate(self._history):
+            until_ns = self._history[number + 1][0] if number + 1 < len(self._history) else to_ns
+            if since_ns <= to_ns and until_ns >= from_ns:
+                shown += [max(since_ns, from_ns) + offset_ns, min(until_ns, to_ns) + offset_ns]
+        return shown
 
 
 class ProcessClock:

@@ -36,8 +36,8 @@ POWER_CUT = "power_cut"
 class DiskSettings:
     """How the disk behaves now; faults change it, healing puts the defaults back."""
 
-    write_min_ns: int = 40 * US
-    write_max_ns: int = 200 * US
+    write_min_ns: int = 60 * US
+    write_max_ns: int = 1500 * US
     read_min_ns: int = 20 * US
     read_max_ns: int = 120 * US
     slow_factor: int = 1
@@ -75,6 +75,7 @@ class SimDisk:
     fragile: bool = False  # the newest journal write was misdirected: no crash until the next one is durable
     newest: list[tuple[str, int]] = field(default_factory=list)  # file, offset: newest journal write, torn ones behind it
     tainted_reads: int = 0
+    failures: int = 0  # operations that FAILED
     bytes_written: int = 0
     _lane_free_ns: dict[bool, int] = field(default_factory=dict)
 
@@ -101,7 +102,10 @@ class SimDisk:
                 pending.misdirected = self.faults.misdirect(effect)
         else:
             write = not isinstance(effect, Read)
-            length = effect.length if isinstance(effect, Read) else 0
+            length = 0
+            if isinstance(effect, Read):
+                length = effect.length
+                assert effect.offset % BLOCK_BYTES == 0 and length % BLOCK_BYTES == 0, f"unaligned: {effect}"
             due_ns = self.world.now_ns + self._latency_ns(length, write)
             self.world.note(f"disk {type(effect).__name__.lower()} {effect.file} op={effect.op}")
         self.world.at(due_ns, self._finish, pending)
@@ -126,6 +130,7 @@ class SimDisk:
 
     def _change(self, pending: Pending, effect: Write | Create | Delete) -> WriteDone:
         if pending.verdict is DiskError.FAILED:
+            self.failures += 1
             if isinstance(effect, Write):
                 self.tear(effect, self._any_sectors(effect))
             return WriteDone(effect.op, DiskError.FAILED)
@@ -159,7 +164,6 @@ class SimDisk:
         return effect.offset + len(effect.data) - present
 
     def _read(self, pending: Pending, effect: Read) -> ReadDone:
-        assert effect.offset % BLOCK_BYTES == 0 and effect.length % BLOCK_BYTES == 0
         if pending.verdict is DiskError.FAILED or effect.file not in self.image.files:
             return ReadDone(effect.op, b"", DiskError.FAILED)
         file = self.image.files[effect.file]

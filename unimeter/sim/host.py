@@ -94,8 +94,10 @@ class Host:
         self.process: Incarnation | None = None
         self.incarnations = 0
         self.paused_until_ns = 0
-        self.make_node: Callable[[NodeSetup], Any] = lambda s: Node(s.config, s.kernels, s.limits)
+        self.stop_asked = False  # of the present process
+        self.make_node: Callable[[NodeSetup], Any] = lambda s: Node(s.config, s.kernels, s.limits, seed)
         self._prng = prng
+        seed = prng.stream("cluster").u64()
         network.listen(setup.config.advertise, self)
 
     @property
@@ -110,6 +112,7 @@ class Host:
     def boot(self) -> None:
         assert self.process is None
         self.incarnations += 1
+        self.stop_asked = False
         self.world.note(f"host {self.name} boots #{self.incarnations}")
         self.process = Incarnation(self, self._prng.stream(f"process{self.incarnations}"))
         self.watcher.booted(self)
@@ -126,6 +129,7 @@ class Host:
         """Ask for a clean stop (SIGTERM)."""
         if self.process is not None:
             self.world.note(f"host {self.name} asked to stop")
+            self.stop_asked = True
             self.process.enter(self.process.driver.stop)
 
     def pause(self, duration_ns: int) -> None:

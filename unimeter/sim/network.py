@@ -22,6 +22,9 @@ from unimeter.sim.trace import brief
 from unimeter.sim.world import MS, SECOND, US, World
 
 
+PIECES = 8  # half of what a large send is cut into at most, on average
+
+
 @dataclass
 class NetworkSettings:
     """How the network behaves now; faults change it, healing puts the defaults back."""
@@ -87,13 +90,13 @@ class Network:
             return
         self.ends[near.link] = near
         self._world.note(f"net open {near.link}-{far.link} {peer}")
-        self._world.after(self._delay_ns(), self._opened, near, opened)
+        self._world.after(self._delay_ns(), self._opened, near, opened, refused)
 
-    def _opened(self, near: End, opened: Callable[[End], None]) -> None:
+    def _opened(self, near: End, opened: Callable[[End], None], refused: Callable[[], None]) -> None:
         if near.open:
             opened(near)
         else:
-            near.on_close(near)
+            refused()
 
     def send(self, end: End, data: Bytes) -> None:
         """Bytes from `end` to its peer."""
@@ -103,8 +106,9 @@ class Network:
         raw = bytes(data)
         offset = 0
         fragment = settings.fragment_chance > 0 and prng.chance(settings.fragment_chance)
+        piece_max = max(settings.fragment_bytes_max, len(raw) // PIECES)
         while offset < len(raw):
-            size = prng.between(1, settings.fragment_bytes_max) if fragment else len(raw)
+            size = prng.between(1, piece_max) if fragment else len(raw)
             peer.arrives_ns = max(peer.arrives_ns, self._world.now_ns + self._delay_ns())
             self._world.at(peer.arrives_ns, self._deliver, peer, raw[offset : offset + size])
             offset += size

@@ -62,7 +62,6 @@ class Query(Request):
     group_by: list[str] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)  # as in protocol v2, whatever was spoken
     index: int = -1
-    wall_ns: tuple[int, int] = (0, 0)  # the node's wall clock around the answer: which period was current
     final: bool = False  # asked when everything had come to rest
 
     @property

@@ -38,6 +38,7 @@ from unimeter.sim.vandal import Vandal
 from unimeter.sim.world import MS, SECOND, Livelock, World
 
 YEAR_2024_NS = 1_704_067_200 * SECOND
+QUIET_NS = 500 * MS
 AUDIT_MANNERS = Manners(window=64, think_ns=1, timeout_ns=20 * SECOND)
 
 
@@ -169,7 +170,7 @@ class Run:
         self.faults.start()
         self.world.run(self.scenario.chaos_ms * MS)
         for writer in self.writers:
-            writer.budget = min(writer.budget, self.scenario.clients.requests // 3)
+            writer.hurry(self.scenario.clients.requests // 3)
         self._become_calm()
         self._audit(by_month=True)
         before = len(self.ledger.log)
@@ -186,12 +187,14 @@ class Run:
             if not host.up:
                 self.faults.restart_later(host)
         self._wait(lambda: all(client.finished for client in self.clients) and self._ready())
+        self.world.run(self.world.now_ns + QUIET_NS)  # what clients had given up may still be on its way
 
     def _restart(self) -> None:
         for host in self.hosts:
             if host.disk.fragile:
                 host.disk.image.repair()
                 host.disk.fragile = False
+            self._each_call("about_to_restart", host)
             host.crash(KILL)
             self.faults.restart_later(host)
         self._wait(self._ready)

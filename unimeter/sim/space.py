@@ -17,6 +17,8 @@ HOUR_NS = 3_600_000_000_000
 DAY_NS = 24 * HOUR_NS
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 REGIONS = ("eu", "us", "ap", "", "a-region-name-of-31-bytes-exactly")
+LATER_DIMENSION = "zone"  # events carry it from the start; metrics declare it later, or never
+ZONES = ("a", "b", "")
 TIERS = ("free", "pro", "x" * 31)
 NUMERIC = (1, 2, 257, 2**64 - 1, 77_777_777_777)
 TEXTS = ("acme", "żółw-账户", "k" * 128)
@@ -116,7 +118,7 @@ class Space:
         chosen = {}
         for key in metric.dimensions:
             if prng.chance(0.35):
-                values = REGIONS if key == "region" else TIERS
+                values = {"region": REGIONS, "tier": TIERS}.get(key, ZONES)
                 chosen[key] = [prng.choice(values)]
                 other = prng.choice(values)
                 if prng.chance(0.3) and other not in chosen[key]:
@@ -181,6 +183,8 @@ class Space:
             found.append(("region", prng.choice(REGIONS[:count])))
         if prng.chance(0.6):
             found.append(("tier", prng.choice(TIERS[:count])))
+        if prng.chance(0.3):
+            found.append((LATER_DIMENSION, prng.choice(ZONES)))
         if prng.chance(0.1):
             found.append(("note", "n" * prng.choice([0, 1, 63 if v1 else 255])))
         return found

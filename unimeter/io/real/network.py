@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from unimeter.config import MIB, NodeConfig
 from unimeter.kernels.api import Bytes
@@ -31,6 +31,44 @@ LINGER_SECONDS = 2.0
 LISTEN_BACKLOG = 1024
 LINK_NUMBER_MAX = 2**32 - 1  # a link is a u32 in the kernels' request records
 KEEPALIVE_SECONDS = (60, 15, 4)  # idle before the first probe, between probes, probes unanswered
+
+
+class Address(NamedTuple):
+    """Where to listen or connect; printed as host:port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """host:port, [v6 address]:port or :port (this machine only). ValueError says what is wrong."""
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"{text!r}: write HOST:PORT, for example 127.0.0.1:7001")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise ValueError(f"{text!r}: put an IPv6 address in brackets, for example [::1]:7001")
+        return cls(host or "127.0.0.1", int(port))
+
+    def resolved(self) -> Address:
+        """With a numeric host. OSError when the name means nothing."""
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        found.sort(key=lambda entry: entry[0] != socket.AF_INET)
+        return Address(str(found[0][4][0]), self.port)
+
+    def reachable(self) -> Address:
+        """What to tell others: an address that means "every interface" is replaced by this machine's own."""
+        if self.host not in ("0.0.0.0", "::"):
+            return self
+        try:
+            own = socket.gethostbyname(socket.gethostname())
+        except OSError:
+            own = "127.0.0.1"
+        return Address(own, self.port)
 
 
 class LinkEvents(Protocol):

@@ -184,8 +184,11 @@ def _load_dedup(state: State, parts: list[bytes]) -> None:
     for number, (low, high, content, seq) in _numbered(lay.ID, parts[lay.UM_R_IDS]):
         state.ids.append(Identity(high << 64 | low, content, seq))
         state.id_numbers[high << 64 | low] = number
-    for number, (*fields, packed) in _numbered(lay.SESSION, parts[lay.UM_R_SESSIONS]):
-        session = Session(*fields[:5], [Result(*result) for result in lay.RESULT.iter_unpack(packed)])
+    for number, (hi, lo, settled_below, highest, stamp_ns, _, packed) in _numbered(
+        lay.SESSION, parts[lay.UM_R_SESSIONS]
+    ):
+        results = [Result(*result) for result in lay.RESULT.iter_unpack(packed)]
+        session = Session(hi, lo, settled_below, highest, stamp_ns, results)
         state.sessions.append(session)
         state.session_numbers[session.id_hi, session.id_lo] = number
 

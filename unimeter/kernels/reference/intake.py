@@ -29,6 +29,9 @@ from unimeter.kernels.reference.intake_v1 import take_v1
 from unimeter.kernels.reference.intake_v2 import take_v2
 from unimeter.kernels.reference.replies import replies
 
+_REQUESTS_MAX = 65_536  # requests without rows do not fill the entry, so they have a limit of their own
+_UNKNOWN_MAX = 131_072  # and so have events of unknown metrics
+
 
 def _is_ingest(frame: Frame) -> bool:
     return frame.type in V1_INGEST_TYPES if frame.protocol == 1 else frame.type == V2_INGEST_TYPE
@@ -37,9 +40,9 @@ def _is_ingest(frame: Frame) -> bool:
 class ReferenceIntake:
     def __init__(self, group: int, bytes_max: int, batch_events_max: int) -> None:
         self.group = group
-        self.body_bytes_max = bytes_max - lay.ENTRY.size
-        self.requests_max = bytes_max // lay.BATCH.size + 1  # in either list
-        self.unknown_max = bytes_max // 32  # events of unknown metrics, beyond those of the next request
+        self.body_bytes_max = bytes_max
+        self.requests_max = max(_REQUESTS_MAX, bytes_max // lay.BATCH.size + 1)  # in either list
+        self.unknown_max = max(_UNKNOWN_MAX, bytes_max // 32)  # left out, not counting the next request's
         self.batch_events_max = batch_events_max
         self.clear()
 

@@ -255,28 +255,32 @@ def records(data: Bytes) -> Iterator[tuple[RecordHead, memoryview]]:
 
 
 def record_entries(record: Bytes) -> list[memoryview]:
-    """The entries of one verified record."""
+    """The entries of one verified record (of the first one, when more follow)."""
+    return next((_entries(head, body) for head, body in records(record)), [])
+
+
+def _entries(head: RecordHead, body: memoryview) -> list[memoryview]:
     found: list[memoryview] = []
-    for head, body in records(record):
-        at = 0
-        while head.kind == lay.UM_RECORD_ENTRIES and at < len(body):
-            entry = entry_head(body[at:])
-            found.append(body[at : at + lay.ENTRY.size + entry.body_len])
-            at += _padded(entry)
+    at = 0
+    while head.kind == lay.UM_RECORD_ENTRIES and at < len(body):
+        entry = entry_head(body[at:])
+        found.append(body[at : at + lay.ENTRY.size + entry.body_len])
+        at += _padded(entry)
     return found
 
 
 def log_rows(data: Bytes, group: int, first_seq: int, end_seq: int) -> Iterator[tuple[int, int, rows.RowView]]:
     """(seq, timestamp, row) of a group's rows with first_seq <= seq < end_seq in whole, verified records."""
-    for entry in record_entries(data):
-        head = entry_head(entry)
-        if head.group != group or head.kind != lay.UM_ENTRY_BATCHES:
-            continue
-        if head.first_seq >= end_seq or head.first_seq + head.row_count <= first_seq:
-            continue
-        seq = head.first_seq
-        for _, batch_rows in batches(entry):
-            for row in batch_rows:
-                if first_seq <= seq < end_seq:
-                    yield seq, row.timestamp_ns or head.stamp_ns, row
-                seq += 1
+    for record, body in records(data):
+        for entry in _entries(record, body):
+            head = entry_head(entry)
+            if head.group != group or head.kind != lay.UM_ENTRY_BATCHES:
+                continue
+            if head.first_seq >= end_seq or head.first_seq + head.row_count <= first_seq:
+                continue
+            seq = head.first_seq
+            for _, batch_rows in batches(entry):
+                for row in batch_rows:
+                    if first_seq <= seq < end_seq:
+                        yield seq, row.timestamp_ns or head.stamp_ns, row
+                    seq += 1

@@ -1,0 +1,165 @@
+/* bench_apply.c - what um_apply costs per row, on one core, without anything around it.
+ *
+ *     gcc -std=gnu11 -O3 -msse4.2 -Icsrc/kernels bench/bench_apply.c csrc/kernels/{[a-z]}*.c -o /tmp/bench_apply && /tmp/bench_apply
+ *
+ * 10,000 accounts x 5 metrics (one per aggregation), rows at random over them, batches of 500, 20 batches per
+ * entry; every row is new. The cases differ in what dedup has to do, and in what the rows carry.
+ */
+#include "um_kernels.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#define ACCOUNTS 10000
+#define METRICS 5
+#define BATCH_ROWS 500
+#define ENTRY_BATCHES 20
+#define ENTRY_ROWS (BATCH_ROWS * ENTRY_BATCHES)
+#define ENTRIES 400          /* per case: 4 million rows */
+#define BASE 1700000000000000000LL
+
+static uint64_t chance = 88172645463325252ULL;
+static uint64_t dice(uint64_t below) {
+    chance ^= chance << 13;
+    chance ^= chance >> 7;
+    chance ^= chance << 17;
+    return chance % below;
+}
+
+static double now_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static uint8_t *reserve(uint64_t bytes, int huge) {
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) exit(1);
+    if (huge && bytes >= (64 << 20)) madvise(memory, bytes, MADV_HUGEPAGE);
+    return memory;
+}
+
+static void make_state(um_state *st, int huge) {
+    um_limits limits = {.fingerprints_per_generation = 8000000, .cells_per_series_max = 10000, .session_idle_ns = 1};
+    for (int r = 0; r < UM_REGIONS; r++) limits.records_max[r] = 8000000;
+    limits.records_max[UM_R_META] = 1;
+    limits.records_max[UM_R_SESSIONS] = 64;
+    memset(st, 0, sizeof *st);
+    for (uint32_t r = 0; r < UM_REGIONS; r++) {
+        st->region[r].reserved = limits.records_max[r] * um_region_record_bytes(r);
+        st->region[r].base = reserve(st->region[r].reserved, huge);
+    }
+    for (uint32_t x = 0; x < UM_INDEXES; x++) {
+        st->index[x].reserved = um_index_bytes_max(&limits, x);
+        st->index[x].base = reserve(st->index[x].reserved, huge);
+    }
+    st->scratch.reserved = um_scratch_bytes_max();
+    st->scratch.base = reserve(st->scratch.reserved, 0);
+    um_state_init(st, &limits);
+}
+
+static int ascending(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+typedef struct { const char *name; uint32_t flags; int ids, dims, metrics; } variant;
+
+static uint64_t write_row(uint8_t *out, const variant *v, uint64_t n) {
+    um_row row = {.account = dice(ACCOUNTS), .timestamp_ns = BASE + (int64_t)n, .value = (int64_t)dice(100), .metric = (uint16_t)dice((uint64_t)v->metrics)};
+    uint8_t *tail = out + sizeof row, *at = tail;
+    if (v->ids) {
+        row.flags |= UM_ROW_ID;
+        *at++ = 16;
+        const uint64_t id[2] = {n * 0x9E3779B97F4A7C15ULL, n};
+        memcpy(at, id, 16);
+        at += 16;
+    }
+    if (v->dims) {
+        row.prop_count = 2;
+        row.metric = METRICS;
+        memcpy(at, "\5\2modelm", 8);
+        at[8] = (uint8_t)('0' + dice(4));
+        memcpy(at + 9, "\6\2regionr", 9);
+        at[18] = (uint8_t)('0' + dice(4));
+        at += 19;
+    }
+    while ((at - tail) % 8) *at++ = 0;
+    row.tail_len = (uint16_t)(at - tail);
+    memcpy(out, &row, sizeof row);
+    return (uint64_t)(at - out);
+}
+
+static uint8_t *write_entry(const variant *v, uint64_t index, uint64_t first_seq) {
+    uint8_t *entry = malloc(64 + ENTRY_BATCHES * 48 + ENTRY_ROWS * 96), *at = entry + 64;
+    for (int b = 0; b < ENTRY_BATCHES; b++) {
+        um_batch batch = {.row_count = BATCH_ROWS, .flags = v->flags};
+        uint8_t *head = at;
+        at += sizeof batch;
+        for (int i = 0; i < BATCH_ROWS; i++) at += write_row(at, v, first_seq + (uint64_t)(b * BATCH_ROWS + i));
+        batch.rows_len = (uint32_t)(at - head - (int64_t)sizeof batch);
+        memcpy(head, &batch, sizeof batch);
+    }
+    const um_entry header = {.body_len = (uint32_t)(at - entry - 64), .batch_count = ENTRY_BATCHES, .index = index, .term = 1,
+                             .stamp_ns = BASE + (int64_t)index, .first_seq = first_seq, .row_count = ENTRY_ROWS};
+    memcpy(entry, &header, sizeof header);
+    return entry;
+}
+
+static void run(const variant *v, um_catalog *catalog, int huge) {
+    um_state st;
+    static um_summary sums[ENTRY_BATCHES];
+    static uint8_t verdicts[ENTRY_ROWS];
+    static uint8_t *entries[ENTRIES + 50];
+    um_applied applied;
+    make_state(&st, huge);
+    for (uint64_t i = 0; i < ENTRIES + 50; i++) entries[i] = write_entry(v, i + 1, 1 + i * ENTRY_ROWS);
+    for (int i = 0; i < 50; i++) um_apply(&st, catalog, entries[i], sums, verdicts, &applied);   /* every series is there */
+    static double took[ENTRIES];
+    double total = 0;
+    for (int i = 0; i < ENTRIES; i++) {
+        const double before = now_s();
+        um_apply(&st, catalog, entries[i + 50], sums, verdicts, &applied);
+        took[i] = now_s() - before;
+        total += took[i];
+    }
+    qsort(took, ENTRIES, sizeof *took, ascending);
+    const double per_row = 1e9 / ENTRY_ROWS, median = took[ENTRIES / 2] * per_row;
+    const um_meta *meta = (const um_meta *)(const void *)st.region[UM_R_META].base;
+    printf("%-44s ns/row: best %6.1f  median %6.1f  mean %6.1f   %5.2f M rows/s   slowest entry %6.2f ms  (%llu stored)\n", v->name,
+           took[0] * per_row, median, total / ENTRIES * per_row, 1e3 / median, took[ENTRIES - 1] * 1e3, (unsigned long long)meta->stored);
+    for (int i = 0; i < ENTRIES + 50; i++) free(entries[i]);
+    for (int r = 0; r < UM_REGIONS; r++) munmap(st.region[r].base, st.region[r].reserved);
+    for (int x = 0; x < UM_INDEXES; x++) munmap(st.index[x].base, st.index[x].reserved);
+    munmap(st.scratch.base, st.scratch.reserved);
+}
+
+int main(void) {
+    um_catalog *catalog = calloc(1, sizeof *catalog);
+    catalog->metric_count = METRICS + 1;
+    for (uint16_t i = 0; i <= METRICS; i++) {
+        um_metric *m = &catalog->metrics[i];
+        m->id = i;
+        m->alive = 1;
+        m->aggregation = i < METRICS ? (uint8_t)i : UM_AGG_SUM;
+    }
+    um_metric *m = &catalog->metrics[METRICS];
+    m->dimension_count = 2;
+    m->dimensions[0] = (um_dimension){5, "model"};
+    m->dimensions[1] = (um_dimension){6, "region"};
+    const variant variants[] = {
+        {"v2, sessions only", 0, 0, 0, METRICS},
+        {"v1, fingerprints", UM_BATCH_V1, 0, 0, METRICS},
+        {"v1, fingerprints, no count-unique", UM_BATCH_V1, 0, 0, METRICS - 1},
+        {"v2, ids", 0, 1, 0, METRICS - 1},
+        {"v1, fingerprints, two dimensions (16 cells)", UM_BATCH_V1, 0, 1, METRICS},
+        {"v2, ids, two dimensions", 0, 1, 1, METRICS},
+    };
+    for (int huge = 0; huge < 2; huge++) {
+        printf("huge pages: %s\n", huge ? "yes" : "no");
+        for (uint32_t i = 0; i < sizeof variants / sizeof *variants; i++) run(&variants[i], catalog, huge);
+    }
+    return 0;
+}

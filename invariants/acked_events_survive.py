@@ -1,0 +1,62 @@
+"""A `sync` answer is a promise: whatever crashes, tears or fails afterwards, the events are there at the end.
+
+An `async` answer promises less: the batch has its place in the log, and is lost only when the process dies before
+the record is durable. So an async batch may be missing if a process died around its answer, and for no other reason.
+"""
+
+from __future__ import annotations
+
+from unimeter.sim.host import Host
+from unimeter.sim.invariant import Invariant
+from unimeter.sim.ledger import span
+from unimeter.sim.requests import ACKED, Ingest
+from unimeter.sim.world import SECOND
+
+UNDER_WAY_NS = SECOND  # longer than any journal write of the simulator takes
+
+
+class Check(Invariant):
+    sentence = "For all ingest requests answered ok, every event that was said to be stored is in the log at the end, always."
+    canary = "acknowledges_before_durable"
+
+    _deaths: list[int]
+
+    def booted(self, host: Host) -> None:
+        self._deaths = getattr(self, "_deaths", [])
+
+    def died(self, host: Host, how: str) -> None:
+        self._deaths.append(self.run.world.now_ns)
+
+    def halted(self, host: Host, reason: str | None) -> None:
+        self._deaths.append(self.run.world.now_ns)
+
+    def finished(self) -> None:
+        present = {event.ident for event in self.run.ledger.log}
+        at = {event.seq: event.ident for event in self.run.ledger.log}
+        for request in self.run.ledger.ingests:
+            if request.state != ACKED or request.result is None or request.opens:
+                continue
+            if request.sync:
+                self._sync(request, at, present)
+            elif not any(request.first_sent_ns <= death <= request.answered_ns + UNDER_WAY_NS for death in self._deaths):
+                self._all_there(request, present)
+
+    def _sync(self, request: Ingest, at: dict[int, object], present: set[object]) -> None:
+        assert request.result is not None
+        low, high = span(request)
+        idents = {event.ident for event in request.events}
+        found = sum(at.get(seq) in idents for seq in range(low + 1, high + 1))
+        if request.result.session_verdict in (0, 1):
+            self.check(
+                found == request.result.stored,
+                f"{request.describe()} was told {request.result.stored} stored up to offset {high}; {found} are in the log",
+            )
+        if request.result.refused == request.result.conflicts == 0:
+            self._all_there(request, present)
+
+    def _all_there(self, request: Ingest, present: set[object]) -> None:
+        assert request.result is not None
+        if request.result.refused or request.result.conflicts:
+            return
+        missing = [event.ident for event in request.events if event.ident not in present and not event.ident.id]
+        self.check(not missing, f"{request.describe()} answered at {request.answered_ns} ns: not in the log: {missing[:3]}")

@@ -1,0 +1,56 @@
+"""Memory and queues are bounded by named limits, on every step and not only on average."""
+
+from __future__ import annotations
+
+from unimeter.core.effects import Effect
+from unimeter.core.inputs import Input
+from unimeter.sim.host import Host
+from unimeter.sim.invariant import Invariant
+from unimeter.sim.requests import EventList, Query, Request
+from unimeter.sim.scenario import REGIONS
+
+EVERY_STEPS = 64
+CHECKPOINTS_MAX = 3  # two kept and one being written
+
+
+class Check(Invariant):
+    sentence = "For all nodes at all times, tables, queues, entries, files and answers stay within their limits, always."
+    canary = "grows_its_tables"
+
+    def __init__(self, run: object) -> None:
+        super().__init__(run)  # type: ignore[arg-type]
+        self._steps = 0
+
+    def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
+        self._steps += 1
+        node = host.node
+        if node is None or not node.ready:
+            return
+        group, config = node.groups[0], host.setup.config
+        if group.open.used_bytes > config.entry_bytes_max:
+            self.fail(f"the open entry has {group.open.used_bytes} bytes, entry_bytes_max is {config.entry_bytes_max}")
+        if self._steps % EVERY_STEPS == 0:
+            self._tables(host)
+
+    def died(self, host: Host, how: str) -> None:
+        checkpoints = [name for name in host.disk.image.files if name.startswith("checkpoint/")]
+        self.check(len(checkpoints) <= CHECKPOINTS_MAX, f"{len(checkpoints)} checkpoints on disk: {checkpoints}")
+
+    def about_to_restart(self, host: Host) -> None:
+        self._tables(host)
+
+    def _tables(self, host: Host) -> None:
+        state = host.node.groups[0].state
+        limits = self.run.scenario.limits
+        self.check(state.limits() == limits, f"the state's limits are {state.limits()}")
+        for name, used, most in zip(REGIONS, state.region_counts(), limits.records_max, strict=True):
+            if used > most:
+                self.fail(f"table {name} has {used} records, its limit is {most}")
+
+    def settled(self, request: Request) -> None:
+        config = self.run.setup.config
+        if isinstance(request, Query) and request.rows:
+            self.check(len(request.rows) <= config.query_groups_max, f"{request.describe()} has {len(request.rows)} rows")
+        elif isinstance(request, EventList) and request.body:
+            most = min(config.events_list_max, request.limit)
+            self.check(len(request.body["events"]) <= most, f"{request.describe()} lists {len(request.body['events'])} events")

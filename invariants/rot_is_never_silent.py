@@ -1,0 +1,49 @@
+"""A disk that lies: bits flip, writes land elsewhere. A node may refuse to start or to answer, and must then name
+a file that is really damaged; what it may not do is to go on with less than it had, or with something else."""
+
+from __future__ import annotations
+
+from unimeter.core.effects import Effect
+from unimeter.core.inputs import Input
+from unimeter.sim.host import Host
+from unimeter.sim.invariant import Invariant
+from unimeter.sim.requests import REFUSED, Request
+
+
+class Check(Invariant):
+    sentence = "For all damage to durable bytes, the node always names the damaged file or is not affected by it."
+    canary = "takes_rot_for_a_torn_tail"
+
+    def __init__(self, run: object) -> None:
+        super().__init__(run)  # type: ignore[arg-type]
+        self._highest = 0
+        self._damaged_at_boot = False
+
+    def booted(self, host: Host) -> None:
+        self._damaged_at_boot = bool(host.disk.image.tainted())
+
+    def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
+        node = host.node
+        if node is None or not node.ready:
+            return
+        index = node.groups[0].applied_index
+        if self._damaged_at_boot:
+            self._damaged_at_boot = False
+            self.check(
+                index >= self._highest,
+                f"started on damaged files {host.disk.image.tainted()} at index {index}, but {self._highest} had been applied",
+            )
+        if index > self._highest:
+            self._highest = index
+
+    def halted(self, host: Host, reason: str | None) -> None:
+        damaged = host.disk.image.tainted()
+        if reason is not None and damaged and "disk failed" not in reason:
+            self.check(
+                any(name in reason for name in damaged), f"the node stopped with {reason!r}; damaged are {damaged}"
+            )
+
+    def settled(self, request: Request) -> None:
+        if request.state == REFUSED and request.error == "internal":
+            damaged = [name for host in self.run.hosts for name in host.disk.image.tainted()]
+            self.check(bool(damaged), f"{request.describe()} was refused as internal on a sound disk")

@@ -1,0 +1,31 @@
+"""At the end, when all is calm: every total of every account, metric, month and dimension value, and after a
+restart once more, equals what a dict makes of the event lists."""
+
+from __future__ import annotations
+
+from unimeter.sim import oracle
+from unimeter.sim.invariant import Invariant
+from unimeter.sim.ledger import added_at, series_of
+from unimeter.sim.requests import ACKED
+
+
+class Check(Invariant):
+    sentence = "For all accounts, metrics, months and dimension values, the final total always equals the oracle's."
+    canary = "loses_the_last_instant"
+
+    def finished(self) -> None:
+        ledger = self.run.ledger
+        series = series_of(ledger.log)
+        since = {metric.code: added_at(metric, ledger) for metric in self.run.metrics}
+        for query in ledger.queries:
+            if not query.final or query.state != ACKED:
+                continue
+            assert query.start is not None and query.end is not None
+            metric = query.metric
+            question = oracle.Question(metric, query.start, query.end, query.filters, query.group_by, since[metric.code])
+            found = oracle.answer(question, series.get((query.account, metric.code), []))
+            difference = found.differs(query.rows)
+            self.check(
+                not difference,
+                f"{query.account!r} {metric.code} [{query.start}, {query.end}) by {query.group_by}: {difference}",
+            )

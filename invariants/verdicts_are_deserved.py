@@ -1,0 +1,54 @@
+"""What the node says about a single event is true: a duplicate or a conflict has its original in the log, and nothing
+is refused for lack of room while there is room."""
+
+from __future__ import annotations
+
+from unimeter.sim.events import Event, Stored
+from unimeter.sim.invariant import Invariant
+from unimeter.sim.requests import ACKED, Ingest
+
+STORED, DUPLICATE, CONFLICT, UNKNOWN_METRIC, CARDINALITY, FULL = range(6)
+
+
+class Check(Invariant):
+    sentence = "For all events that were not stored, the verdict given is always the one that the log justifies."
+    canary = "calls_events_duplicates"
+
+    def finished(self) -> None:
+        ledger = self.run.ledger
+        by_id = {(event.ident.account, event.ident.id): event for event in ledger.log if event.ident.id}
+        by_ident = {event.ident: event for event in ledger.log}
+        for request in ledger.ingests:
+            told = request.result
+            if request.state != ACKED or told is None or told.session_verdict or not request.sync:
+                continue
+            for index, verdict in told.exceptions:
+                self._judge(request, request.events[index], verdict, by_id, by_ident)
+            if told.duplicates and not told.exceptions and not request.verdicts:
+                sources = sum(e.ident in by_ident or (e.ident.account, e.ident.id) in by_id for e in request.events)
+                self.check(sources >= told.duplicates, f"{request.describe()}: {told.duplicates} duplicates of nothing")
+
+    def _judge(self, request: Ingest, event: Event, verdict: int, by_id: dict[object, Stored], by_ident: dict[object, Stored]) -> None:
+        what = f"{request.describe()}: {event} was called {verdict}"
+        original = by_id.get((event.ident.account, event.ident.id))
+        if verdict == DUPLICATE:
+            source = original if event.ident.id else by_ident.get(event.ident)
+            self.check(source is not None and source.ident == event.ident, f"{what} (duplicate), original: {source}")
+        elif verdict == CONFLICT:
+            self.check(original is not None and original.ident != event.ident, f"{what} (conflict), original: {original}")
+        elif verdict == CARDINALITY:
+            self.check(self._cells(event) >= self.run.scenario.limits.cells_per_series_max, f"{what} (cardinality)")
+        elif verdict == FULL:
+            self.check(self.run.tables_filled, f"{what} (full), but no table came near its limit")
+        elif verdict == UNKNOWN_METRIC:
+            metric = next(m for m in self.run.metrics if m.code == event.ident.metric)
+            self.check(not metric.known, f"{what} (unknown metric), but its creation had been answered")
+
+    def _cells(self, event: Event) -> int:
+        metric = next(m for m in self.run.metrics if m.code == event.ident.metric)
+        tuples = {
+            tuple(dict(other.ident.properties).get(key, "") for key in metric.dimensions)
+            for other in self.run.ledger.log
+            if (other.ident.account, other.ident.metric) == (event.ident.account, event.ident.metric)
+        }
+        return len(tuples)

@@ -1,0 +1,235 @@
+"""Claims about the SDK's bytes, without a socket: what is sent is what a server's kernels read, and whatever arrives
+is either understood or refused with a ProtocolError."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.client_server import response
+from unimeter.client import decode
+from unimeter.client.batch import BatchWriter, encode_events, encode_row
+from unimeter.client.protocol import (
+    Protocol,
+    Response,
+    decode_error,
+    decode_ingest,
+    decode_map,
+    decode_redirect,
+    encode_map,
+    encode_request,
+)
+from unimeter.client.session import WINDOW, Backoff, Session
+from unimeter.client.values import I64_MAX, I64_MIN, Event
+from unimeter.errors import InvalidArgument, ProtocolError, ServerError
+from unimeter.kernels import load
+from unimeter.kernels import protocol as wire
+from unimeter.kernels.reference import rows as reference_rows
+
+KERNELS = load()
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+EVENTS = st.builds(
+    Event,
+    account_id=st.one_of(st.integers(0, 2**64 - 1), TEXT.filter(bool)),
+    metric_code=st.sampled_from(["calls", "bytes", "seats"]),
+    value=st.integers(I64_MIN, I64_MAX),
+    timestamp=st.one_of(st.none(), st.integers(1, 2**63 - 1)),
+    properties=st.dictionaries(TEXT.filter(lambda key: 0 < len(key.encode()) <= 31), TEXT, max_size=16),
+    operation=st.sampled_from([None, "add", "remove"]),
+    id=st.one_of(st.none(), st.binary(min_size=1, max_size=64)),
+)
+PAYLOADS = st.binary(max_size=200)
+
+
+@given(EVENTS, st.integers(0, 65535))
+def test_a_row_reads_back_as_the_event_it_was(event: Event, metric: int) -> None:
+    view = reference_rows.parse(encode_row(event, metric))
+    assert view is not None, "the server would refuse it"
+    account = event.account_id
+    assert view.key == (account.encode() if isinstance(account, str) else account)
+    assert (view.metric, view.value, view.timestamp_ns) == (metric, event.value, event.timestamp or 0)
+    assert view.operation == {None: 0, "add": 1, "remove": 2}[event.operation]
+    assert view.id == event.id
+    assert {key.decode(): value.decode() for key, value in view.properties} == event.properties
+
+
+@given(st.lists(EVENTS, max_size=40), st.integers(1, 10), st.integers(8192, 20000))
+def test_batches_hold_every_event_once_in_order_within_the_limits(
+    events: list[Event], events_max: int, bytes_max: int
+) -> None:
+    batches = encode_events(events, events_max, bytes_max)
+    place = 0
+    for batch in batches:
+        assert batch.first == place
+        assert 0 < batch.count <= events_max
+        assert len(batch.rows) + len(batch.dictionary) <= bytes_max
+        codes, at = [], 0
+        for _ in range(batch.dictionary_count):
+            codes.append(batch.dictionary[at + 1 : at + 1 + batch.dictionary[at]].decode())
+            at += 1 + batch.dictionary[at]
+        assert len(batch.dictionary) == at + -at % 8
+        at = 0
+        for event in events[place : place + batch.count]:
+            view = reference_rows.parse(
+                batch.rows[at:], 0, 32 + int.from_bytes(batch.rows[at + 30 : at + 32], "little")
+            )
+            assert view is not None
+            assert codes[view.metric] == event.metric_code
+            assert view.value == event.value
+            at += len(view.raw)
+        assert at == len(batch.rows)
+        place += batch.count
+    assert place == len(events)
+
+
+def test_a_request_is_a_frame_that_the_server_finds() -> None:
+    frame = encode_request(KERNELS, 3, 77, b"body", flags=2, deadline_ms=9)
+    found = KERNELS.frame_scan(frame, 1000)
+    assert (len(found), found.consumed, found.error) == (1, len(frame), 0)
+    assert found[0][:4] == (0, 32, 4, 77)
+    assert (found[0].type, found[0].flags, found[0].deadline_ms) == (3, 2, 9)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 3), PAYLOADS), max_size=8), st.data())
+def test_answers_are_found_however_the_bytes_are_cut(
+    answers: list[tuple[int, int, bytes]], data: st.DataObject
+) -> None:
+    stream = b"".join(response(2, status, request_id, payload) for request_id, status, payload in answers)
+    protocol = Protocol(KERNELS)
+    found: list[Response] = []
+    at = 0
+    while at < len(stream):
+        size = data.draw(st.integers(1, len(stream) - at))
+        found += protocol.receive(stream[at : at + size])
+        at += size
+    assert [(item.request_id, item.status, item.payload) for item in found] == answers
+
+
+@given(st.binary(max_size=300))
+def test_garbage_is_refused_or_waits_for_more(data: bytes) -> None:
+    try:
+        assert Protocol(KERNELS).receive(data) == []
+    except ProtocolError as error:
+        assert str(error)
+
+
+@given(PAYLOADS, st.integers(0, 10_000), st.integers(1, 255))
+def test_a_damaged_answer_is_never_taken_for_whole(payload: bytes, place: int, change: int) -> None:
+    frame = bytearray(response(2, 0, 5, payload))
+    frame[place % len(frame)] ^= change
+    try:
+        assert Protocol(KERNELS).receive(bytes(frame)) == []
+    except ProtocolError:
+        pass
+
+
+@given(st.one_of(st.binary(max_size=100), st.from_type(dict).map(lambda _: b"")))
+def test_any_payload_decodes_or_is_refused(payload: bytes) -> None:
+    for decoder in (decode_error, decode_redirect, decode_map, lambda data: decode_ingest(data, 3)):
+        try:
+            decoder(payload)
+        except ProtocolError as error:
+            assert str(error)
+
+
+LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), TEXT, st.binary(max_size=5))
+BODIES = st.dictionaries(
+    st.sampled_from(
+        ["rows", "events", "alerts", "metrics", "start", "end", "group", "index", "count", "sum", "code", "message",
+         "server", "node_id", "leaders", "features", "next", "min", "max", "last", "id", "thresholds", "dimensions"]
+    ),
+    st.recursive(LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3))),
+)  # fmt: skip
+
+
+@given(BODIES)
+@settings(max_examples=200)
+def test_any_map_decodes_or_is_refused(body: dict[str, object]) -> None:
+    decoded = decode_map(encode_map(body))
+    for decoder in (
+        decode.decode_hello,
+        decode.decode_rows,
+        decode.decode_events,
+        decode.decode_alerts,
+        lambda found: decode.decode_usage(found, 1, "calls"),
+        lambda found: [decode.decode_metric(metric) for metric in decode.Fields(found).maps("metrics")],
+    ):
+        try:
+            decoder(decoded)
+        except ProtocolError as error:
+            assert str(error)
+
+
+def test_an_answer_that_does_not_add_up_is_refused() -> None:
+    good = wire.V2_INGEST_RESULT.pack(2, 1, 0, 0, 99, 0, 1) + wire.V2_EXCEPTION.pack(2, 1)
+    assert decode_ingest(good, 3).exceptions == ((2, 1),)
+    for bad, events in ((good, 4), (good[:-8], 3), (good + b"\0" * 8, 3), (good, 2)):
+        with pytest.raises(ProtocolError):
+            decode_ingest(bad, events)
+
+
+def test_an_error_answer_becomes_its_exception() -> None:
+    body = {"code": "too_large", "message": "too much", "fix": "send less"}
+    error = decode_error(encode_map(body))
+    assert (type(error).__name__, error.code, error.fix) == ("TooLarge", "too_large", "send less")
+    assert "send less" in str(error)
+    unknown = decode_error(encode_map({"code": "brand_new", "message": "what is that"}))
+    assert type(unknown) is ServerError
+    assert unknown.code == "brand_new"
+
+
+# ---- sessions ----
+
+
+def batch_of(count: int = 1) -> list[Event]:
+    return [Event(1, "calls", 1)] * count
+
+
+@given(st.integers(1, WINDOW), st.lists(st.integers(0, 1000), max_size=300))
+def test_a_session_stays_within_its_window_and_never_repeats_a_number(window: int, choices: list[int]) -> None:
+    session = Session(KERNELS, 7, window)
+    session.is_open = True
+    flying: list[int] = []
+    given_out: list[int] = []
+    for choice in choices:
+        if session.has_room() and choice % 2:
+            batch = encode_events(batch_of())[0]
+            session.admit(batch, len(given_out) + 1, sync=True)
+            assert batch.frame is not None
+            head = wire.V2_INGEST_HEAD.unpack_from(batch.frame, 32)
+            assert head[1:3] == (7, batch.number)
+            assert head[3] == session.settled_below
+            assert batch.number < head[3] + window
+            assert all(number >= head[3] for number in flying), "what is in flight is not settled"
+            flying.append(batch.number)
+            given_out.append(batch.number)
+        elif flying:
+            session.settle(flying.pop(choice % len(flying)))
+        session._check()
+        assert session.in_flight == len(flying)
+    assert given_out == list(range(1, len(given_out) + 1))
+
+
+def test_waits_grow_to_a_bound_and_differ() -> None:
+    backoff = Backoff(Random(1), 0.1, 1.0)
+    waits = [backoff.wait_seconds() for _ in range(10)]
+    bounds = [0.1, 0.2, 0.4, 0.8, *[1.0] * 6]
+    assert all(bound / 2 <= wait <= bound for wait, bound in zip(waits, bounds, strict=True))
+    assert len(set(waits)) == len(waits)
+
+
+def test_one_batch_has_a_dictionary_of_its_own_codes() -> None:
+    writer = BatchWriter(10, 10_000)
+    for code in (b"calls", b"bytes", b"calls"):
+        writer.add(encode_row(Event(1, code.decode()), writer.metric(code)))
+    batch = writer.take()
+    assert (batch.dictionary_count, batch.dictionary) == (2, b"\5calls\5bytes\0\0\0\0")
+    assert writer.metric(b"bytes") == 0, "the next batch begins anew"
+
+
+def test_too_many_properties_are_refused() -> None:
+    with pytest.raises(InvalidArgument, match="at most 16"):
+        encode_row(Event(1, "calls", properties={f"k{n}": "v" for n in range(17)}), 0)

@@ -1,0 +1,221 @@
+"""The node as a process: how it starts, what it says, how it stops, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import v1_client as v1
+from tests.harness import Bench
+from tests.v1_client import Event, V1Client
+from unimeter import cli
+from unimeter.commands.bench_node import NodeFailed, NodeProcess, free_port
+from unimeter.commands.node import size_of
+from unimeter.io.real.admin import NODE_FIGURES
+
+T0 = 1_700_000_000_000_000_000
+SMALL = ("--memory-max", "64MiB")
+RUN = "import sys; from unimeter.cli import main; sys.exit(main())"
+
+
+def run_node(*arguments: str, python: tuple[str, ...] = (), **options: object) -> subprocess.CompletedProcess[str]:
+    """A node that is expected to end by itself."""
+    command = [sys.executable, *python, "-c", RUN, "node", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def get(port: int, path: str, method: str = "GET") -> tuple[int, str]:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[NodeProcess]:
+    with NodeProcess(tmp_path / "data", *SMALL) as process:
+        yield process
+
+
+def test_ready_line_names_the_real_ports_and_what_was_recovered(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RUN, "node", "--data-dir", str(tmp_path / "data"), *SMALL]
+    with subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        pattern = r"ready: serving 127\.0\.0\.1:(\d+) \(admin 127\.0\.0\.1:(\d+)\), 0 events recovered in \d+\.\d s\n"
+        match = re.fullmatch(pattern, line)
+        assert match is not None, line
+        with V1Client("127.0.0.1", int(match[1])) as client:
+            assert client.cluster_status().node_count == 1
+        assert get(int(match[2]), "/health")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == "", "the ready line is all there is on stdout"
+        assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_what_was_acknowledged_is_there_after_any_end(node: NodeProcess, end: signal.Signals) -> None:
+    with V1Client("127.0.0.1", node.port) as client:
+        client.metric_put("m", v1.SUM)
+        assert client.ingest([Event("m", 7, T0 + i, i) for i in range(100)]).stored == 100
+        exit_code = node.end(end)
+    assert exit_code == (-signal.SIGKILL if end == signal.SIGKILL else 0)
+    node.start()
+    assert " 100 events recovered in " in node.ready_line
+    with V1Client("127.0.0.1", node.port) as client:
+        assert client.query(7, "m", T0, T0 + 100).sum == sum(range(100))
+
+
+def test_requests_on_their_way_are_answered_before_a_clean_stop(node: NodeProcess) -> None:
+    with V1Client("127.0.0.1", node.port) as client:
+        client.metric_put("m", v1.COUNT)
+        ids = [client.send(v1.INGEST_SYNC, v1.ingest_payload([Event("m", 1, T0 + i)])) for i in range(50)]
+        assert client.ingested(ids[0]).stored == 1
+        os.kill(node.pid, signal.SIGTERM)
+        # What the node had read when the signal came is answered; what it had not, is not acknowledged.
+        stored = 1
+        try:
+            for request_id in ids[1:]:
+                stored += client.ingested(request_id).stored
+        except v1.ConnectionGone:
+            pass
+    assert node.process is not None
+    assert node.process.wait(30) == 0
+    node.stop()
+    node.start()
+    with V1Client("127.0.0.1", node.port) as client:
+        assert client.query(1, "m", T0, T0 + 50).count >= stored
+
+
+def test_second_process_on_the_directory_is_refused_with_the_name_of_the_first(node: NodeProcess) -> None:
+    refused = run_node("--data-dir", str(node.data_dir), "--listen", "127.0.0.1:0", "--admin", "off", *SMALL)
+    assert refused.returncode == 3
+    assert refused.stdout == ""
+    assert f"in use by process {node.pid}" in refused.stderr
+
+
+def test_taken_port_is_refused_and_names_the_option(node: NodeProcess, tmp_path: Path) -> None:
+    other = str(tmp_path / "other")
+    refused = run_node("--data-dir", other, "--listen", node.address, "--admin", "off", *SMALL)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "--listen" in refused.stderr
+    refused = run_node("--data-dir", other, "--listen", "127.0.0.1:0", "--admin", node.address, *SMALL)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "--admin" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("--listen", "nonsense"),
+        ("--admin", "1.2.3.4:99999"),
+        ("--memory-max", "lots"),
+        ("--no-such-option", "1"),
+        ("--memory-max", "1MiB"),
+        ("--advertise", "a-host-name-that-is-much-too-long-for-v1.example:7001"),
+    ],
+)
+def test_wrong_usage_is_exit_2(tmp_path: Path, wrong: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    for round_ in range(2):  # twice: the first one must not have kept the directory
+        with pytest.raises(SystemExit) as ended:
+            cli.main(
+                ["node", "--data-dir", str(tmp_path / "data"), "--listen", "127.0.0.1:0", "--admin", "off", *wrong]
+            )
+        assert ended.value.code == 2, round_
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err
+
+
+def test_node_does_not_run_without_its_assertions(tmp_path: Path) -> None:
+    refused = run_node("--data-dir", str(tmp_path / "data"), python=("-O",))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "python -O" in refused.stderr
+
+
+def test_failed_disk_is_a_halt_with_its_reason(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for a disk that says no."""
+    refused = run_node(
+        *("--data-dir", str(tmp_path / "data"), "--listen", "127.0.0.1:0", "--admin", "off", *SMALL),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)),
+    )
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("halted: ")
+    assert "File too large" in refused.stderr
+
+
+def test_health_and_metrics_answer_and_everything_else_is_not_found(tmp_path: Path) -> None:
+    port = free_port()
+    with NodeProcess(tmp_path / "data", *SMALL, "--admin", f"127.0.0.1:{port}") as node:
+        with V1Client("127.0.0.1", node.port) as client:
+            client.metric_put("m", v1.COUNT)
+            client.ingest([Event("m", 1, T0 + i) for i in range(5)])
+            status, body = get(port, "/health")
+            metrics_status, metrics = get(port, "/metrics")
+        assert status == 200
+        health = json.loads(body)
+        assert (health["status"], health["events"], health["disk_full"]) == ("ok", 5, False)
+        assert metrics_status == 200
+        assert "unimeter_events_stored_total 5.0" in metrics
+        assert "unimeter_links 1.0" in metrics
+        assert 'unimeter_journal_write_seconds_bucket{le="+Inf"}' in metrics
+        assert "# HELP unimeter_events_stored_total " in metrics
+        assert get(port, "/")[0] == get(port, "/metrics/x")[0] == 404
+        assert get(port, "/health", "POST")[0] == 405
+
+
+def test_silent_admin_connections_do_not_keep_health_from_answering(tmp_path: Path) -> None:
+    port = free_port()
+    with NodeProcess(tmp_path / "data", *SMALL, "--admin", f"127.0.0.1:{port}"):
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(5)]
+        assert get(port, "/health")[0] == 200
+        for connection in silent:
+            connection.close()
+
+
+def test_every_counter_of_the_node_has_a_metric() -> None:
+    bench = Bench()
+    bench.disk()
+    assert bench.node.ready
+    assert set(bench.node.counters()) <= set(NODE_FIGURES)
+
+
+def test_node_that_cannot_start_leaves_no_process_behind(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "journal").symlink_to(tmp_path)
+    with (
+        pytest.raises(NodeFailed, match="neither a plain file nor a directory"),
+        NodeProcess(tmp_path / "data", *SMALL),
+    ):
+        raise AssertionError("it must not start")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("4GiB", 4 << 30),
+        ("512M", 512 << 20),
+        ("1.5g", 3 << 29),
+        ("1000000", 1000000),
+        ("64 kib", 64 << 10),
+        ("1TB", 1 << 40),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert size_of(text) == size

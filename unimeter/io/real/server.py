@@ -1,0 +1,299 @@
+"""A node as a process: disk, network, clock, admin port and signals, put together around the driver.
+
+A life, in order:
+
+    lock the directory  >  bind both ports  >  boot: recover  >  listen  >  "ready" on stdout  >  serve
+    SIGTERM or SIGINT   >  stop listening, drain, last checkpoint  >  close links  >  exit 0
+
+What is likely to be wrong (directory in use, port taken) is found before a recovery that may take long; nobody
+can connect before the node can answer. The line beginning `ready` is the only thing on stdout.
+
+Exit codes: 0 stopped as asked; 1 halted, or could not start; 2 wrong usage; 3 the directory is another process's.
+
+A halt ends the process at once, after its reason is on stderr: what was acknowledged is on disk, and what was
+not may be retried. The same happens when the node's own code raises: a state that a bug has been at is not
+served from. Stopping has DRAIN_SECONDS_MAX; a second signal does not wait.
+
+Memory: after the start everything that exists is moved out of the cyclic collector's sight (`gc.freeze`), and
+collections become rare: on the hot path nothing is cyclic, so reference counts free it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import uvloop
+
+from unimeter import kernels
+from unimeter.config import NodeConfig, state_limits
+from unimeter.core.node import Node
+from unimeter.io.driver import Driver
+from unimeter.io.real.admin import Admin, Snapshot
+from unimeter.io.real.clock import RealClock
+from unimeter.io.real.disk import DataDirectoryError, DataDirectoryLocked, RealDisk
+from unimeter.io.real.network import LINGER_SECONDS, Address, RealNetwork, bind
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_LOCKED = 3
+DRAIN_SECONDS_MAX = 60.0
+PROGRESS_SECONDS = 1.0  # how often a recovery says how far it is
+READY_POLL_SECONDS = 0.005
+FILES_RESERVED = 64  # descriptors that are not connections
+GC_THRESHOLDS = (50_000, 20, 100)
+
+
+class StartError(Exception):
+    """The node cannot start. The message says why and what to do."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    data_dir: Path
+    listen: Address
+    admin: Address | None
+    memory_max_bytes: int
+    advertise: Address | None = None  # None: as it listens
+
+
+def say(line: str) -> None:
+    """A line for people. Whoever reads stderr may be gone."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def die(message: str, exit_code: int = EXIT_FAILED) -> NoReturn:
+    say(message)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(exit_code)
+
+
+class Server:
+    """One node process. `run` blocks until it stops; `interface.Process` for the driver."""
+
+    def __init__(self, options: ServerOptions) -> None:
+        """Takes the directory and the ports; StartError when it cannot."""
+        self._started = time.monotonic()
+        self._options = options
+        self._loop = uvloop.new_event_loop()
+        self._exit_code = 0
+        self._stopping = False
+        self._halted = False
+        self._disk = self._open_disk(options.data_dir)
+        try:
+            self._assemble(options)
+        except BaseException:
+            self._disk.close()
+            raise
+
+    def _assemble(self, options: ServerOptions) -> None:
+        self._bound = self._bind(options.listen)
+        self.address = Address(options.listen.host, self._bound.getsockname()[1])
+        config = self._config()
+        self._network = RealNetwork(self._loop, config, self._links_max(config.links_max))
+        self._clock = RealClock(self._loop)
+        implementation = kernels.load()
+        seed = int.from_bytes(os.urandom(8), "little")
+        self._node = Node(config, implementation, state_limits(options.memory_max_bytes), seed)
+        self._driver = Driver(self._node, self._clock, self._disk, self._network, self, implementation, config)
+        self._network.events = self._driver
+        self._admin = self._open_admin(options.admin)
+
+    def _open_disk(self, directory: Path) -> RealDisk:
+        try:
+            return RealDisk(directory, self._loop)
+        except DataDirectoryLocked as error:
+            raise StartError(str(error), EXIT_LOCKED) from error
+        except DataDirectoryError as error:
+            raise StartError(str(error)) from error
+
+    def _bind(self, address: Address) -> Any:
+        try:
+            return bind(address.host, address.port)
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {address}: {error.strerror}; stop what uses it, or choose another with --listen HOST:PORT"
+            ) from error
+
+    def _open_admin(self, address: Address | None) -> Admin | None:
+        if address is None:
+            return None
+        try:
+            return Admin(address.host, address.port, self._loop, self._snapshot)
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {address}: {error.strerror}; "
+                "choose another admin port with --admin HOST:PORT, or none with --admin off"
+            ) from error
+
+    def _config(self) -> NodeConfig:
+        advertise = self._options.advertise
+        if advertise is None:
+            advertise = self.address.reachable()
+            if advertise.host != self.address.host:
+                say(f"telling clients to connect to {advertise}; say --advertise HOST:PORT if that is wrong")
+        try:
+            return NodeConfig(advertise=str(advertise), memory_max_bytes=self._options.memory_max_bytes)
+        except ValueError as error:
+            raise StartError(str(error), EXIT_USAGE) from error
+
+    @staticmethod
+    def _links_max(wanted: int) -> int:
+        """Raise this process's limit of open files, and stay below it."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        need = wanted + FILES_RESERVED
+        if soft != resource.RLIM_INFINITY and soft < need:
+            soft = need if hard == resource.RLIM_INFINITY else min(need, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        possible = wanted if soft == resource.RLIM_INFINITY else max(1, soft - FILES_RESERVED)
+        if possible < wanted:
+            say(f"at most {possible} connections: this process may open {soft} files (ulimit -n)")
+        return min(wanted, possible)
+
+    # ---- life ----
+
+    def run(self) -> int:
+        """Serve until stopped; the exit code."""
+        loop = self._loop
+        loop.set_exception_handler(self._uncaught)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled)
+        if self._admin is not None:
+            self._admin.start()
+        loop.call_soon(self._boot)
+        try:
+            loop.run_forever()
+        finally:
+            if self._admin is not None:
+                self._admin.stop()
+            self._disk.close()
+            loop.close()
+        return self._exit_code
+
+    def _boot(self) -> None:
+        try:
+            self._driver.boot()
+        except DataDirectoryError as error:
+            die(f"error: {error}")
+        self._await_ready(time.monotonic(), self._started + PROGRESS_SECONDS)
+
+    def _await_ready(self, began: float, next_line: float) -> None:
+        now = time.monotonic()
+        if self._stopping or self._halted:
+            return
+        if self._node.ready:
+            task = self._loop.create_task(self._serve(now - began))
+            task.add_done_callback(self._serving)
+            return
+        if now >= next_line:
+            say(f"recovering: {self._node.progress}")
+            next_line = now + PROGRESS_SECONDS
+        self._loop.call_later(READY_POLL_SECONDS, self._await_ready, began, next_line)
+
+    async def _serve(self, took_seconds: float) -> None:
+        try:
+            await self._network.listen(self._bound)
+        except OSError as error:
+            die(f"error: cannot listen on {self.address}: {error.strerror}; choose another with --listen HOST:PORT")
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        admin = "off"
+        if self._admin is not None and self._options.admin is not None:
+            admin = str(Address(self._options.admin.host, self._admin.port))
+        events = self._node.counters()["events_stored"]
+        with contextlib.suppress(OSError, ValueError):
+            print(
+                f"ready: serving {self.address} (admin {admin}), {events} events recovered in {took_seconds:.1f} s",
+                flush=True,
+            )
+
+    def _serving(self, task: asyncio.Task[None]) -> None:
+        error = task.exception()
+        if error is not None:
+            self._crash(error)
+
+    # ---- stopping ----
+
+    def _signalled(self) -> None:
+        if self._stopping:
+            die("stopped without waiting; nothing that was acknowledged is lost")
+        self._stopping = True
+        if not self._node.ready:
+            self.halt(None)  # recovering: there is nothing to drain
+            return
+        self._network.stop_listening()
+        self._loop.call_later(DRAIN_SECONDS_MAX, self._drained_too_long)
+        self._driver.stop()
+
+    def _drained_too_long(self) -> None:
+        die(
+            f"stopping took longer than {DRAIN_SECONDS_MAX:.0f} s: stopped anyway; nothing that was acknowledged is lost"
+        )
+
+    def halt(self, reason: str | None) -> None:
+        """interface.Process."""
+        if reason is not None:
+            detail = f" (last disk error: {self._disk.last_error})" if self._disk.last_error else ""
+            die(f"halted: {reason}{detail}")
+        if not self._halted:
+            self._halted = True
+            self._network.stop_listening()
+            self._network.close_all()
+            self._await_closed(time.monotonic() + 2 * LINGER_SECONDS)
+
+    def _await_closed(self, until: float) -> None:
+        if self._network.link_count and time.monotonic() < until:
+            self._loop.call_later(READY_POLL_SECONDS, self._await_closed, until)
+        else:
+            self._loop.stop()
+
+    # ---- what goes wrong ----
+
+    def _uncaught(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if error is None or isinstance(error, OSError):
+            say(f"network: {context.get('message', '')} {error or ''}".rstrip())
+        else:
+            self._crash(error)
+
+    def _crash(self, error: BaseException) -> NoReturn:
+        with contextlib.suppress(OSError, ValueError):
+            traceback.print_exception(error, file=sys.stderr)
+        die(f"halted: a bug in the node: {type(error).__name__}: {error}")
+
+    # ---- for the admin port ----
+
+    def _snapshot(self) -> Snapshot:
+        node = self._node
+        if self._halted or node.halted:
+            status = "halted"
+        elif self._stopping:
+            status = "stopping"
+        else:
+            status = "ok" if node.ready else "starting"
+        network = self._network
+        figures = {
+            "received_bytes": network.received_bytes,
+            "sent_bytes": network.sent_bytes,
+            "refused": network.refused,
+            "cut_off": network.cut_off,
+            "slowed": network.slowed,
+        }
+        return Snapshot(status, node.progress, node.counters(), self._disk.figures, figures)
