@@ -1,6 +1,6 @@
 /* bench_apply.c - what um_apply costs per row, on one core, without anything around it.
  *
- *     gcc -std=gnu11 -O3 -msse4.2 -Icsrc/kernels bench/bench_apply.c csrc/kernels/{[a-z]}*.c -o /tmp/bench_apply && /tmp/bench_apply
+ *     gcc -std=gnu11 -O3 -msse4.2 -Icsrc/kernels bench/bench_apply.c csrc/kernels/[a-z]*.c -o /tmp/bench_apply && /tmp/bench_apply
  *
  * 10,000 accounts x 5 metrics (one per aggregation), rows at random over them, batches of 500, 20 batches per
  * entry; every row is new. The cases differ in what dedup has to do, and in what the rows carry.

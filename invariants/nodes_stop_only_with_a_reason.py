@@ -19,6 +19,8 @@ class Check(Invariant):
             self.check(host.stop_asked, "the node stopped cleanly, but nobody had asked it to")
         elif "write to the disk failed" in reason:
             self.check(host.disk.failures > 0, f"{reason!r}, but no write had failed")
+        elif "disk is full" in reason:
+            self.check(host.disk.refusals > 0, f"{reason!r}, but there was always room")
         else:
             damaged = host.disk.image.tainted()
             self.check(any(name in reason for name in damaged), f"{reason!r}, but damaged are only {damaged}")

@@ -9,7 +9,7 @@ from unimeter.sim.requests import ACKED
 
 class Check(Invariant):
     sentence = "For all queries sent after another was answered, the log index that they reflect is never smaller, always."
-    canary = "answers_from_the_past"
+    canary = "forgets_how_far_it_was"
 
     def finished(self) -> None:
         answered = [q for q in self.run.ledger.queries if q.state == ACKED and q.index >= 0]

@@ -38,7 +38,7 @@ class Check(Invariant):
 
     def halted(self, host: Host, reason: str | None) -> None:
         damaged = host.disk.image.tainted()
-        if reason is not None and damaged and "disk failed" not in reason:
+        if reason is not None and damaged and "disk failed" not in reason and "disk is full" not in reason:
             self.check(
                 any(name in reason for name in damaged), f"the node stopped with {reason!r}; damaged are {damaged}"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from unimeter.sim.events import Event, Stored
 from unimeter.sim.invariant import Invariant
+from unimeter.sim.ledger import span
 from unimeter.sim.requests import ACKED, Ingest
 
 STORED, DUPLICATE, CONFLICT, UNKNOWN_METRIC, CARDINALITY, FULL = range(6)
@@ -24,9 +25,28 @@ class Check(Invariant):
                 continue
             for index, verdict in told.exceptions:
                 self._judge(request, request.events[index], verdict, by_id, by_ident)
-            if told.duplicates and not told.exceptions and not request.verdicts:
-                sources = sum(e.ident in by_ident or (e.ident.account, e.ident.id) in by_id for e in request.events)
+            not_stored = told.duplicates + told.conflicts + told.refused
+            if request.verdicts:
+                self.check(
+                    len(told.exceptions) == not_stored,
+                    f"{request.describe()}: {not_stored} events not stored, verdicts on {len(told.exceptions)}",
+                )
+            if told.duplicates and not told.exceptions:
+                sources = self._sources(request, by_id, by_ident)
                 self.check(sources >= told.duplicates, f"{request.describe()}: {told.duplicates} duplicates of nothing")
+
+    def _sources(self, request: Ingest, by_id: dict[object, Stored], by_ident: dict[object, Stored]) -> int:
+        """How many events of the request have an original outside of it, or earlier in it."""
+        low, high = span(request)
+        seen: set[object] = set()
+        sources = 0
+        for event in request.events:
+            key = (event.ident.account, event.ident.id)
+            original = by_id.get(key) if event.ident.id else by_ident.get(event.ident)
+            outside = original is not None and not low < original.seq <= high
+            sources += outside or (bool(event.ident.id) and key in seen)
+            seen.add(key)
+        return sources
 
     def _judge(self, request: Ingest, event: Event, verdict: int, by_id: dict[object, Stored], by_ident: dict[object, Stored]) -> None:
         what = f"{request.describe()}: {event} was called {verdict}"

@@ -75,7 +75,11 @@ class Writer:
                             waiting[client.last_request_id + 1] = events
                             client.send(v1.INGEST_SYNC, v1.ingest_payload(events))
                         oldest = next(iter(waiting))
-                        self.acknowledge(waiting[oldest], client.ingested(oldest))
+                        answer = client.ingested(oldest)
+                        if answer.status == v1.BACKPRESSURE:  # a node that is stopping takes nothing more
+                            backlog.append(waiting.pop(oldest))
+                            continue
+                        self.acknowledge(waiting[oldest], answer)
                         del waiting[oldest]
                 finally:
                     self.keep_answers_that_came(client, waiting)
@@ -85,7 +89,8 @@ class Writer:
 
     def keep_answers_that_came(self, client: V1Client, waiting: dict[int, list[Event]]) -> None:
         for request_id in [number for number in waiting if number in client.answers]:
-            self.acknowledge(waiting.pop(request_id), client.ingested(request_id))
+            if client.answers[request_id].status != v1.BACKPRESSURE:
+                self.acknowledge(waiting.pop(request_id), client.ingested(request_id))
 
     def acknowledge(self, events: list[Event], answer: v1.Stored) -> None:
         if answer.status not in (v1.OK, v1.DUPLICATE) or answer.stored + answer.duplicates != len(events):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -122,6 +123,24 @@ def test_many_batches_over_a_bad_line_count_once() -> None:
             assert (result.stored, result.duplicates, result.conflicts, result.refused) == (8000, 0, 0, 0)
             assert len(server.line.frames) > 10, "the events were split by the server's limits"
             assert (await client.query(7, "calls", YEAR)).value.count == 8000
+
+    run(work())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_mix_of_troubles_counts_once(seed: int) -> None:
+    async def work() -> None:
+        dice = random.Random(seed)
+        async with serving() as server, client_of(server) as client:
+            await make_calls(client)
+            fates = ["ok", "lose", "lose_answer", "busy", "disk_full", "redirect"]
+            server.line.plan = [dice.choice(fates) for _ in range(15)]
+            server.line.elsewhere = server.address
+            asked = [client.ingest(calls(dice.randrange(1, 2000), account=n)) for n in range(6)]
+            results = await asyncio.gather(*asked)
+            assert all(result.duplicates == result.conflicts == result.refused == 0 for result in results)
+            for account, result in enumerate(results):
+                assert (await client.query(account, "calls", YEAR)).value.count == result.stored
 
     run(work())
 
@@ -384,6 +403,23 @@ def test_closing_ends_what_is_under_way() -> None:
                 await asking
             with pytest.raises(ClientClosed):
                 await client.query(7, "calls", YEAR)
+
+    run(work())
+
+
+def test_calls_that_are_cancelled_do_not_hold_up_others() -> None:
+    async def work() -> None:
+        async with serving() as server, client_of(server) as client:
+            await make_calls(client)
+            for n in range(100):
+                server.line.plan = ["silence"]
+                server.line.arrived.clear()
+                asking = asyncio.ensure_future(client.ingest(calls(1, account=n)))
+                await server.line.arrived.wait()
+                asking.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asking
+            assert (await client.ingest(calls(3, account="last"))).stored == 3
 
     run(work())
 

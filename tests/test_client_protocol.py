@@ -3,6 +3,7 @@ is either understood or refused with a ProtocolError."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from random import Random
 
 import pytest
@@ -110,29 +111,23 @@ def test_answers_are_found_however_the_bytes_are_cut(
 
 @given(st.binary(max_size=300))
 def test_garbage_is_refused_or_waits_for_more(data: bytes) -> None:
-    try:
+    with suppress(ProtocolError):
         assert Protocol(KERNELS).receive(data) == []
-    except ProtocolError as error:
-        assert str(error)
 
 
 @given(PAYLOADS, st.integers(0, 10_000), st.integers(1, 255))
 def test_a_damaged_answer_is_never_taken_for_whole(payload: bytes, place: int, change: int) -> None:
     frame = bytearray(response(2, 0, 5, payload))
     frame[place % len(frame)] ^= change
-    try:
+    with suppress(ProtocolError):
         assert Protocol(KERNELS).receive(bytes(frame)) == []
-    except ProtocolError:
-        pass
 
 
 @given(st.one_of(st.binary(max_size=100), st.from_type(dict).map(lambda _: b"")))
 def test_any_payload_decodes_or_is_refused(payload: bytes) -> None:
     for decoder in (decode_error, decode_redirect, decode_map, lambda data: decode_ingest(data, 3)):
-        try:
+        with suppress(ProtocolError):
             decoder(payload)
-        except ProtocolError as error:
-            assert str(error)
 
 
 LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), TEXT, st.binary(max_size=5))
@@ -157,10 +152,8 @@ def test_any_map_decodes_or_is_refused(body: dict[str, object]) -> None:
         lambda found: decode.decode_usage(found, 1, "calls"),
         lambda found: [decode.decode_metric(metric) for metric in decode.Fields(found).maps("metrics")],
     ):
-        try:
+        with suppress(ProtocolError):
             decoder(decoded)
-        except ProtocolError as error:
-            assert str(error)
 
 
 def test_an_answer_that_does_not_add_up_is_refused() -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -67,6 +68,33 @@ def test_ready_line_names_the_real_ports_and_what_was_recovered(tmp_path: Path) 
         process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == "", "the ready line is all there is on stdout"
         assert process.wait(30) == 0
+
+
+def test_recovery_that_takes_long_says_how_far_it_is(tmp_path: Path) -> None:
+    impatient = "import unimeter.io.real.server as server; server.PROGRESS_SECONDS = 0.0; " + RUN
+    command = [sys.executable, "-c", impatient, "node", "--data-dir", str(tmp_path / "data"), *SMALL]
+    with subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0", "--admin", "off"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("ready: ")
+        process.terminate()
+        assert process.stderr.readline().startswith("recovering: ")
+
+
+def test_signal_during_recovery_stops_at_once(tmp_path: Path) -> None:
+    hasty = "import os; import unimeter.io.real.server as server; "
+    hasty += "boot = server.Server._boot; "
+    hasty += "server.Server._boot = lambda self: (boot(self), os.kill(os.getpid(), 15)); " + RUN
+    command = [sys.executable, "-c", hasty, "node", "--data-dir", str(tmp_path / "data"), *SMALL]
+    done = subprocess.run(
+        [*command, "--listen", "127.0.0.1:0", "--admin", "off"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -219,3 +247,43 @@ def test_node_that_cannot_start_leaves_no_process_behind(tmp_path: Path) -> None
 )
 def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
     assert size_of(text) == size
+
+
+def test_full_disk_is_refused_loses_nothing_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    mounted = tmp_path / "small"
+    mounted.mkdir()
+    try:
+        made = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=240m", "tmpfs", str(mounted)], capture_output=True, check=False
+        )
+    except OSError as error:
+        pytest.skip(f"no way to mount a small file system: {error}")
+    if made.returncode:
+        pytest.skip(f"may not mount a small file system here: {made.stderr.decode().strip()}")
+    try:
+        filler = mounted / "filler"
+        filler.write_bytes(bytes(100 << 20))  # leaves room for two segments, not for three
+        batch = v1.ingest_payload([Event("m", account % 100) for account in range(20_000)])  # stamped on arrival
+        with NodeProcess(mounted / "data", *SMALL) as node, V1Client("127.0.0.1", node.port) as client:
+            client.metric_put("m", v1.COUNT)
+            stored = 0
+            for _ in range(400):
+                answer = client.receive(client.send(v1.INGEST_SYNC, batch))
+                if answer.status == v1.BACKPRESSURE:
+                    break
+                assert answer.status == v1.OK
+                stored += 20_000
+            assert answer.status == v1.BACKPRESSURE, "the disk never became full"
+            assert client.query(1, "m", 0, 2**62).count == stored // 100
+            filler.unlink()
+            deadline = time.monotonic() + 30
+            while answer.status == v1.BACKPRESSURE and time.monotonic() < deadline:
+                answer = client.receive(client.send(v1.INGEST_SYNC, batch))
+            assert answer.status == v1.OK, "there is room again"
+            stored += 20_000
+            node.kill()
+            node.start()
+            with V1Client("127.0.0.1", node.port) as again:
+                assert again.query(1, "m", 0, 2**62).count == stored // 100
+    finally:
+        subprocess.run(["umount", "--lazy", str(mounted)], check=True)

@@ -278,11 +278,10 @@ def test_reset_by_the_peer_closes_the_link_once(town: Town) -> None:
     town.run(play())
 
 
-def test_answers_to_one_turn_leave_together(town: Town) -> None:
-    """Three sends in one turn arrive in one read of the client."""
-
+def test_answers_of_one_turn_leave_in_one_write_per_connection(town: Town) -> None:
     def answer(_: bytes) -> bytes:
         town.network.send(1, b"one ")
+        town.network.send(2, b"uno")
         town.network.send(1, b"two ")
         return b"three"
 
@@ -290,8 +289,33 @@ def test_answers_to_one_turn_leave_together(town: Town) -> None:
 
     async def play() -> None:
         reader, writer = await town.connect()
+        await town.until(lambda: town.network.link_count == 1)
+        other_reader, other = await town.connect()
+        await town.until(lambda: town.network.link_count == 2)
         writer.write(b"?")
-        assert await reader.read(100) == b"one two three"
+        assert await reader.readexactly(13) == b"one two three"
+        assert await other_reader.readexactly(3) == b"uno"
+        writer.close()
+        other.close()
+
+    town.run(play())
+    assert town.network.writes == 2
+
+
+def test_what_is_sent_together_leaves_when_the_callback_returns(town: Town) -> None:
+    town.serve(answer=nothing)
+
+    def sends() -> None:
+        for part in (b"a", b"b", b"c"):
+            town.network.send(1, part)
+        assert town.network.writes == 0
+
+    async def play() -> None:
+        reader, writer = await town.connect()
+        await town.until(lambda: town.network.link_count == 1)
+        town.network.together(sends)
+        assert town.network.writes == 1
+        assert await reader.readexactly(3) == b"abc"
         writer.close()
 
     town.run(play())

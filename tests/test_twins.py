@@ -9,7 +9,7 @@ import os
 import struct
 
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from tests.twin_strategies import (
@@ -46,6 +46,7 @@ def examples(count: int) -> settings:
     return settings(
         max_examples=count * MORE,
         deadline=None,
+        phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
     )
 

@@ -99,9 +99,7 @@ def responses(replies: list[Reply], protocol: int) -> list[tuple[int, int, bytes
         assert table.consumed == len(reply.data)
         for n in range(len(table)):
             frame = table[n]
-            found.append(
-                (frame.status, frame.request_id, reply.data[frame.payload_off :][: frame.payload_len])
-            )
+            found.append((frame.status, frame.request_id, reply.data[frame.payload_off :][: frame.payload_len]))
     return found
 
 
@@ -144,9 +142,7 @@ def test_v2_batch_becomes_the_rows_of_the_model(
     payload = v2_ingest_payload(dictionary, events, session, number, settled_below)
     intake = new_intake()
     assert take(intake, v2_ingest(K, payload, 3, sync)) == (lay.UM_STOP_END, 1)
-    rows = [
-        e._replace(metric=ALIVE[dictionary[e.metric]]).encode() for e in events if dictionary[e.metric] in ALIVE
-    ]
+    rows = [e._replace(metric=ALIVE[dictionary[e.metric]]).encode() for e in events if dictionary[e.metric] in ALIVE]
     entry = sealed(intake)
     found = batches(entry)
     if rows or number:
@@ -166,7 +162,9 @@ def test_v2_batch_becomes_the_rows_of_the_model(
 def test_frames_do_not_depend_on_how_the_stream_is_cut(data: st.DataObject) -> None:
     frame = st.one_of(
         st.builds(v1_request, st.integers(0, 255), st.binary(max_size=60), st.integers(0, 2**32 - 1)),
-        st.builds(lambda t, b, f: v2_frame(K, t, b, 5, f), st.integers(0, 255), st.binary(max_size=60), st.integers(0, 255)),
+        st.builds(
+            lambda t, b, f: v2_frame(K, t, b, 5, f), st.integers(0, 255), st.binary(max_size=60), st.integers(0, 255)
+        ),
     )
     stream = b"".join(data.draw(st.lists(frame, max_size=8))) + data.draw(st.sampled_from([b"", b"\x01", b"garbage!"]))
     whole = K.frame_scan(stream, 1000)

@@ -11,8 +11,10 @@ headers are the only place where a function or a struct is written down. Two way
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
+import io
 import os
 import platform
 import re
@@ -50,9 +52,6 @@ class Extension(NamedTuple):
 
     def sources(self) -> list[Path]:
         return sorted((ROOT / self.source_dir).glob("*.c"))
-
-    def exists(self) -> bool:
-        return all((ROOT / self.source_dir / header).exists() for header in self.headers)
 
     def preamble(self) -> str:
         return "".join(f'#include "{header}"\n' for header in self.headers)
@@ -143,31 +142,16 @@ def compile_object(source: Path, salt: str, flags: list[str]) -> tuple[Path, str
     return out, complaint
 
 
-def symbols(path: Path) -> tuple[set[str], set[str]]:
-    """(defined, undefined) um_ symbols of an object."""
-    out = subprocess.run(["nm", str(path)], capture_output=True, text=True, check=True).stdout
-    rows = [line.split() for line in out.splitlines()]
-    names = [(row[-2], row[-1]) for row in rows if len(row) >= 2 and row[-1].startswith("um_")]
-    return {name for kind, name in names if kind in "TDBRVW"}, {name for kind, name in names if kind == "U"}
+def unresolved(objects: list[Path], wanted: list[str]) -> list[str]:
+    """Functions of ours that an object or the cdef needs and no object has: a .so without them would not load."""
+    out = subprocess.run(["nm", *map(str, objects)], capture_output=True, text=True, check=True).stdout
+    rows = [line.split()[-2:] for line in out.splitlines() if " um_" in line]
+    needed = {name for kind, name in rows if kind == "U"} | set(wanted)
+    return sorted(needed - {name for kind, name in rows if kind != "U"})
 
 
-def without_unresolved(objects: list[Path]) -> tuple[list[Path], set[str], list[str]]:
-    """Leave out objects that need a function nobody defines, until the rest is closed. Returns (objects,
-    defined names, what was left out and why)."""
-    table = {path: symbols(path) for path in objects}
-    notes: list[str] = []
-    while True:
-        defined = set[str]().union(*(table[path][0] for path in table))
-        bad = [path for path in table if table[path][1] - defined]
-        if not bad:
-            return list(table), defined, notes
-        for path in bad:
-            notes.append(f"left out {path.name.rsplit('-', 1)[0]}: needs {', '.join(sorted(table[path][1] - defined))}")
-            del table[path]
-
-
-def build(extension: Extension, partial: bool, force: bool) -> bool:
-    """Build one extension in place if anything changed. True: its .so is current."""
+def build(extension: Extension, force: bool) -> bool:
+    """Build one extension in place if anything changed. True: its .so is current; False: the old one was left."""
     directory = ROOT / extension.source_dir
     headers = b"".join(path.name.encode() + path.read_bytes() for path in sorted(directory.glob("*.h")))
     salt = digest(headers, sys.version.encode(), " ".join(compiler()).encode())
@@ -177,57 +161,50 @@ def build(extension: Extension, partial: bool, force: bool) -> bool:
     target = extension.path()
     if not force and target.exists() and stamp.exists() and stamp.read_text() == inputs:
         return True
+
     flags = [*COMPILE_FLAGS, f"-I{extension.source_dir}"]
+    cdef = extension.cdef()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         built = list(pool.map(lambda source: compile_object(source, salt, [*flags, *STRICT_FLAGS]), sources))
+    objects = [path for path, _ in built]
     complaints = [complaint for _, complaint in built if complaint]
+    if not complaints and (names := unresolved(objects, FUNCTION.findall(cdef))):
+        complaints.append(f"{extension.module}: declared or called, but nowhere defined: {', '.join(names)}")
+    if not complaints:
+        glue = write_glue(extension, cdef)
+        include = sysconfig.get_paths()["include"]
+        glue_object, complaint = compile_object(glue, salt, [*flags, ABI_MACRO, f"-I{include}", "-w"])
+        part = target.with_suffix(".part")
+        command = [*compiler(), "-shared", *extension.link_flags, str(glue_object), *map(str, objects)]
+        complaints = [text for text in (complaint or run([*command, "-o", str(part)]),) if text]
     for complaint in complaints:
         print(complaint, file=sys.stderr)
-    objects, defined, notes = without_unresolved([path for path, complaint in built if not complaint])
-    cdef = extension.cdef()
-    missing = [name for name in FUNCTION.findall(cdef) if name not in defined]
-    for note in notes:
-        print(f"{extension.module}: {note}", file=sys.stderr)
-    if missing:
-        print(f"{extension.module}: declared but not there: {', '.join(missing)}", file=sys.stderr)
-    whole = not (complaints or notes or missing)
-    if not whole and not partial:
+    if complaints:
         return False
-    cdef = FUNCTION.sub(lambda match: match.group(0) if match.group(1) in defined else "", cdef)
+    part.replace(target)
+    stamp.write_text(inputs)
+    print(f"built {target.relative_to(ROOT)}")
+    return True
+
+
+def write_glue(extension: Extension, cdef: str) -> Path:
+    """The C file that makes a Python module of the cdef."""
     ffi = FFI()
     ffi.cdef(cdef)
     ffi.set_source(extension.module, extension.preamble())
     glue = BUILD / f"{extension.module.rsplit('.', 1)[1]}.c"
-    ffi.emit_c_code(str(glue))
-    include = sysconfig.get_paths()["include"]
-    glue_object, complaint = compile_object(glue, salt, [*flags, ABI_MACRO, f"-I{include}", "-w"])
-    if not complaint:
-        part = target.with_suffix(".part")
-        command = [*compiler(), "-shared", *extension.link_flags, str(glue_object), *map(str, objects)]
-        complaint = run([*command, "-o", str(part)])
-    if complaint:
-        print(complaint, file=sys.stderr)
-        return False
-    part.replace(target)
-    stamp.write_text(inputs if whole else "partial")
-    print(f"built {target.relative_to(ROOT)}{'' if whole else ' (partial)'}")
-    return whole
+    with contextlib.redirect_stdout(io.StringIO()):
+        ffi.emit_c_code(str(glue))
+    return glue
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Build the C extensions in place.")
-    parser.add_argument(
-        "--partial",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="build what can be built and name the rest; exit code 0",
-    )
     parser.add_argument("--force", action="store_true", help="build even if nothing changed")
     arguments = parser.parse_args()
     with build_lock():
-        extensions = [extension for extension in (KERNELS, SYSIO, LOAD) if extension.exists()]
-        whole = [build(extension, arguments.partial, arguments.force) for extension in extensions]
-    return 0 if all(whole) or arguments.partial else 1
+        current = [build(extension, arguments.force) for extension in (KERNELS, SYSIO, LOAD)]
+    return 0 if all(current) else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Generates the protocol's constants for Python and C from protocol/protocol.toml.
 
-    python tools/gen_protocol.py           write unimeter/kernels/protocol.py and csrc/kernels/um_protocol.h
-    python tools/gen_protocol.py --check   exit 1 when either is stale
+python tools/gen_protocol.py           write unimeter/kernels/protocol.py and csrc/kernels/um_protocol.h
+python tools/gen_protocol.py --check   exit 1 when either is stale
 """
 
 from __future__ import annotations
@@ -118,17 +118,11 @@ def python(spec: dict[str, Any]) -> str:
 
 
 def wrapped(head: str, body: str, tail: str) -> list[str]:
-    """head + body + tail on one line, or the body broken over lines that fit."""
-    if len(head + body + tail) <= 110:
+    """head + body + tail on one line, or one item a line, as the formatter would have it."""
+    if len(head + body + tail) <= 120:
         return [head + body + tail]
-    indent = " " * (len(head) - len(head.lstrip()) + 4)
-    out, line = [head], indent
-    for word in body.split(", "):
-        if len(line) + len(word) > 108:
-            out.append(line.rstrip())
-            line = indent
-        line += word.rstrip(",") + ", "
-    return [*out, line.rstrip(), indent[4:] + tail]
+    indent = " " * (len(head) - len(head.lstrip()))
+    return [head, *(f"{indent}    {item}," for item in body.rstrip(",").split(", ")), indent + tail]
 
 
 def header(spec: dict[str, Any]) -> str:

@@ -49,7 +49,15 @@ class V2Event(NamedTuple):
         tail += b"".join(bytes([len(key), len(value)]) + key + value for key, value in self.properties)
         tail = padded(tail)
         head = p.V2_ROW.pack(
-            account, self.timestamp_ns, self.value, self.metric, self.operation, flags, len(self.properties), 0, len(tail)
+            account,
+            self.timestamp_ns,
+            self.value,
+            self.metric,
+            self.operation,
+            flags,
+            len(self.properties),
+            0,
+            len(tail),
         )
         return head + tail
 
@@ -124,6 +132,8 @@ def v2_ingest_payload(
     return b"".join((head, dictionary, *rows))
 
 
-def v2_ingest(kernels: Kernels, payload: bytes, request_id: int = 1, sync: bool = True, verdicts: bool = False) -> bytes:
+def v2_ingest(
+    kernels: Kernels, payload: bytes, request_id: int = 1, sync: bool = True, verdicts: bool = False
+) -> bytes:
     flags = (0 if sync else p.V2_FLAG_INGEST_ASYNC) | (p.V2_FLAG_INGEST_VERDICTS if verdicts else 0)
     return v2_frame(kernels, p.V2_TYPE_INGEST, payload, request_id, flags)

@@ -25,9 +25,9 @@ static uint32_t um__take_u8(um__bytes *from) {
     return at ? *at : 0;
 }
 
-/* filters as value numbers, at `out` (as many words as the spec has bytes at most); returns words written. Values that
- * were never seen are left out: no cell has them. */
-static uint64_t um__read_filters(const um_state *st, const um_metric *metric, um__bytes *from, uint32_t filters, uint32_t *out) {
+/* filters as value numbers, at `out` (at most as many words as the spec has bytes). Values that were never seen are
+ * left out: no cell has them. */
+static void um__read_filters(const um_state *st, const um_metric *metric, um__bytes *from, uint32_t filters, uint32_t *out) {
     uint64_t words = 0;
     for (uint32_t i = 0; i < filters && !from->bad; i++) {
         uint32_t dimension = um__take_u8(from), count = um__take_u8(from), *head = out + words, known = 0;
@@ -36,7 +36,7 @@ static uint64_t um__read_filters(const um_state *st, const um_metric *metric, um
         for (uint32_t k = 0; k < count; k++) {
             uint32_t len = um__take_u8(from), number;
             const uint8_t *value = um__take(from, len);
-            if (!value) return 0;
+            if (!value) return;
             number = um__find_value(st, value, len);
             if (number != UM_NONE) head[2 + known++] = number;
         }
@@ -44,7 +44,6 @@ static uint64_t um__read_filters(const um_state *st, const um_metric *metric, um
         head[1] = known;
         words += 2 + known;
     }
-    return words;
 }
 
 static uint32_t um__q_series(const um_state *st, const um__query *q, const uint8_t *text) {
@@ -67,7 +66,7 @@ static uint64_t um__period_fired(const um_state *st, uint32_t series, int64_t ts
 
 /* which hours do start and end cut? One hour that both cut is the HI edge. */
 static void um__find_edges(um__query *q) {
-    for (int side = UM__LO; side <= UM__HI; side++) q->edge[side] = (um__edge){.hour = UM_NONE, .ts_min = INT64_MAX, .ts_max = -1, .first_seq = UINT64_MAX};
+    q->edge[UM__LO] = q->edge[UM__HI] = (um__edge){.hour = UM_NONE, .ts_min = INT64_MAX, .ts_max = -1, .first_seq = UINT64_MAX};
     um__edge *lo = &q->edge[UM__LO], *hi = &q->edge[UM__HI];
     int empty = q->start >= q->end;
     if (q->end % UM_HOUR_NS && (!empty || q->recurring)) {
@@ -122,50 +121,58 @@ static int um__accepts(const um_catalog *catalog, const um_query_spec *spec) {
            spec->text_len <= UM_ACCOUNT_BYTES_MAX && !(spec->text_len && spec->account);
 }
 
-uint32_t um_query_begin(um_state *state, const um_catalog *catalog, const uint8_t *spec_bytes, uint64_t spec_len, um_arena *scratch, um_query_info *info) {
+/* what the spec asks for, into the arena; `at` receives where the group tables may begin */
+static uint32_t um__read_spec(const um_state *st, const um_catalog *catalog, um__bytes from, um_arena *scratch, um_query_info *info, uint64_t *at) {
     um_query_spec spec;
-    um__bytes from = {spec_bytes, spec_len, 0};
+    const uint64_t spec_len = from.left;
     const uint8_t *head = um__take(&from, sizeof spec);
     if (!head) return UM_Q_MALFORMED;
     memcpy(&spec, head, sizeof spec);
     if (!um__accepts(catalog, &spec)) return UM_Q_MALFORMED;
-    uint64_t text_off = um__align(sizeof(um__query), 8), filters_off = text_off + um__align(spec.text_len, 8);
-    uint64_t at = um__align(filters_off + 4 * spec_len + 8, 8);      /* at most one word per byte of the spec */
-    if (at > scratch->reserved) return um__too_small(scratch, info, at);
-
     const um_metric *metric = &catalog->metrics[spec.metric];
+    const uint64_t text_off = um__align(sizeof(um__query), 8), filters_off = text_off + um__align(spec.text_len, 8);
+    *at = filters_off + um__align(4 * spec_len, 8);      /* filters: at most one word per byte of the spec */
+    if (*at > scratch->reserved) return um__too_small(scratch, info, *at);
+
     um__query *q = um__q(scratch);
-    memset(q, 0, sizeof *q);
-    q->account = spec.account;
-    q->start = spec.start < 0 ? 0 : spec.start;
-    q->end = spec.end < 0 ? 0 : spec.end;
-    q->metric = spec.metric;
-    q->text_len = spec.text_len;
-    q->group_by_count = spec.group_by_count;
-    q->filter_count = spec.filter_count;
-    q->unique = metric->aggregation == UM_AGG_UNIQUE;
-    q->recurring = q->unique && metric->recurring;
+    *q = (um__query){
+        .account = spec.account,
+        .start = spec.start < 0 ? 0 : spec.start,
+        .end = spec.end < 0 ? 0 : spec.end,
+        .metric = spec.metric,
+        .text_len = spec.text_len,
+        .group_by_count = spec.group_by_count,
+        .filter_count = spec.filter_count,
+        .unique = metric->aggregation == UM_AGG_UNIQUE,
+        .recurring = metric->aggregation == UM_AGG_UNIQUE && metric->recurring,
+        .end_seq = um__meta(st)->next_seq,
+        .text_off = text_off,
+        .filters_off = filters_off,
+        .room = scratch->reserved,
+    };
     q->member_start = q->recurring ? 0 : q->start;
-    q->end_seq = um__meta(state)->next_seq;
-    q->text_off = text_off;
-    q->filters_off = filters_off;
-    q->room = scratch->reserved;
     const uint8_t *text = um__take(&from, spec.text_len);
     if (text) memcpy(um__q_at(q, text_off), text, spec.text_len);
     for (uint32_t i = 0; i < spec.group_by_count; i++) {
         q->group_by[i] = (uint8_t)um__take_u8(&from);
         if (q->group_by[i] >= metric->dimension_count) return UM_Q_MALFORMED;
     }
-    um__read_filters(state, metric, &from, spec.filter_count, (uint32_t *)(void *)um__q_at(q, filters_off));
+    um__read_filters(st, metric, &from, spec.filter_count, (uint32_t *)(void *)um__q_at(q, filters_off));
     if (from.bad || from.left) return UM_Q_MALFORMED;
+    q->series = um__q_series(st, q, um__q_at(q, text_off));
+    if (q->series != UM_NONE && !q->group_by_count && !q->filter_count) q->fired = um__period_fired(st, q->series, spec.start);
+    return UM_Q_DONE;
+}
 
-    q->series = um__q_series(state, q, um__q_at(q, text_off));
-    um__find_edges(q);
-    uint64_t groups_room = !q->group_by_count ? 1 : q->series == UM_NONE ? 0 : um__um_series(state, q->series)->cell_count;
-    if (q->group_by_count && groups_room > info->groups_max) groups_room = info->groups_max;
-    at = um__lay_out(q, at, groups_room);
-    q->members_off = at;
-    if (at > scratch->reserved) return um__too_small(scratch, info, at + (q->unique ? UM__MEMBERS_ROOM : 0));
+uint32_t um_query_begin(um_state *state, const um_catalog *catalog, const uint8_t *spec, uint64_t spec_len, um_arena *scratch, um_query_info *info) {
+    uint64_t at = 0;
+    uint32_t code = um__read_spec(state, catalog, (um__bytes){spec, spec_len, 0}, scratch, info, &at);
+    if (code != UM_Q_DONE) return code;
+    um__query *q = um__q(scratch);
+    uint64_t groups_room = q->series == UM_NONE ? 0 : um__um_series(state, q->series)->cell_count;
+    if (groups_room > info->groups_max) groups_room = info->groups_max;
+    q->members_off = um__lay_out(q, at, q->group_by_count ? groups_room : 1);
+    if (q->members_off > scratch->reserved) return um__too_small(scratch, info, q->members_off + (q->unique ? UM__MEMBERS_ROOM : 0));
     if (q->group_by_count) {
         memset(um__q_slots(q), 0, (q->slots_mask + 1) * sizeof(uint32_t));
     } else {
@@ -173,12 +180,12 @@ uint32_t um_query_begin(um_state *state, const um_catalog *catalog, const uint8_
         *um__q_group(q, 0) = (um__group){0};
     }
 
+    um__find_edges(q);
     if (q->series != UM_NONE) {
         um__q_look_at_edges(q, state);
-        uint32_t code = um__q_take_buckets(q, state);
-        if (code == UM_Q_SCRATCH) return um__too_small(scratch, info, at + UM__MEMBERS_ROOM);
+        code = um__q_take_buckets(q, state);
+        if (code == UM_Q_SCRATCH) return um__too_small(scratch, info, q->members_off + UM__MEMBERS_ROOM);
         if (code != UM_Q_DONE) return code;
-        if (!q->group_by_count && !q->filter_count) q->fired = um__period_fired(state, q->series, spec.start);
         if (q->group_by_count) um__q_sort(q, state);
     }
     const um__edge *lo = &q->edge[UM__LO], *hi = &q->edge[UM__HI];

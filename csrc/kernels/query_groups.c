@@ -77,7 +77,10 @@ void um__q_sort(um__query *q, const um_state *st) {
     uint64_t n = q->groups;
     for (uint64_t i = 0; i < n; i++) order[i] = (um__order){.group = (uint32_t)i, .prefix = um__prefix(st, um__q_group_values(um__q_group(q, i))[0])};
     for (uint64_t run = 1; run < n; run *= 2) {
-        for (uint64_t lo = 0; lo < n; lo += 2 * run) um__merge(q, st, order, other, lo, lo + run < n ? lo + run : n, lo + 2 * run < n ? lo + 2 * run : n);
+        for (uint64_t lo = 0; lo < n; lo += 2 * run) {
+            const uint64_t mid = lo + run, hi = mid + run;
+            um__merge(q, st, order, other, lo, mid < n ? mid : n, hi < n ? hi : n);
+        }
         um__order *swap = order;
         order = other;
         other = swap;

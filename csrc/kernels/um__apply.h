@@ -80,6 +80,7 @@ typedef struct {
 } um__ctx;
 
 static inline int um__room(const um__ctx *ctx, uint32_t region, uint64_t records) {
+    if (records == 0) return 1;   /* also where a lowered limit leaves more records than it allows */
     return ctx->st->region[region].used + records * um_region_record_bytes(region) <= ctx->limit_bytes[region];
 }
 

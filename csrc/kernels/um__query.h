@@ -57,7 +57,9 @@ typedef struct {
 
 static inline um__query *um__q(const um_arena *scratch) { return (um__query *)(void *)scratch->base; }
 static inline uint8_t *um__q_at(um__query *q, uint64_t off) { return (uint8_t *)q + off; }
-static inline um__group *um__q_group(um__query *q, uint64_t group) { return (um__group *)(void *)um__q_at(q, q->groups_off + group * q->group_bytes); }
+static inline um__group *um__q_group(um__query *q, uint64_t group) {
+    return (um__group *)(void *)um__q_at(q, q->groups_off + group * q->group_bytes);
+}
 static inline uint32_t *um__q_group_values(um__group *group) { return (uint32_t *)(void *)(group + 1); }
 static inline uint32_t *um__q_slots(um__query *q) { return (uint32_t *)(void *)um__q_at(q, q->slots_off); }
 static inline um__order *um__q_order(um__query *q) { return (um__order *)(void *)um__q_at(q, q->order_off); }

@@ -76,15 +76,18 @@ static void happen(uint32_t count) {
     static um_summary summaries[1];
     static uint8_t verdicts[256];
     um_applied applied;
-    um_entry entry = {.kind = UM_ENTRY_BATCHES, .batch_count = 1, .index = event_count + 1, .term = 1, .stamp_ns = 5, .first_seq = event_count + 1, .row_count = count};
+    um_entry entry = {.kind = UM_ENTRY_BATCHES, .batch_count = 1, .index = event_count + 1, .term = 1, .stamp_ns = 5};
     um_batch batch = {.row_count = count};
     um_record record = {.entry_count = 1, .seq = event_count + 1};
     uint8_t *out = journal + journal_len + sizeof record, *body = out + sizeof entry;
     uint64_t len = sizeof batch;
     assert(event_count + count <= EVENTS_MAX && count <= sizeof verdicts);
+    entry.first_seq = event_count + 1;
+    entry.row_count = count;
     for (uint32_t i = 0; i < count; i++) {
         event *e = &events[event_count++];
-        *e = (event){dice(3), (int64_t)(1 + dice(HOURS * 8) * (UM_HOUR_NS / 8) + dice(3)), (int64_t)dice(MEMBERS), (uint32_t)dice(2), (uint32_t)dice(3), (uint32_t)dice(VALUES)};
+        const int64_t ts = (int64_t)(1 + dice(HOURS * 8) * (UM_HOUR_NS / 8) + dice(3));
+        *e = (event){dice(3), ts, (int64_t)dice(MEMBERS), (uint32_t)dice(2), (uint32_t)dice(3), (uint32_t)dice(VALUES)};
         len += put_row(body + len, e);
     }
     batch.rows_len = (uint32_t)(len - sizeof batch);
@@ -133,10 +136,12 @@ static asked ask(int grouped, uint32_t filter) {      /* filter VALUES: none */
     asked q = {.known = event_count, .filter = filter};
     int64_t cut[2];
     for (int i = 0; i < 2; i++) cut[i] = dice(3) ? (int64_t)dice(HOURS * UM_HOUR_NS + 10) : events[dice(event_count)].ts + (int64_t)dice(2);
-    q.spec = (um_query_spec){.account = dice(3), .start = cut[0] < cut[1] ? cut[0] : cut[1], .end = cut[0] < cut[1] ? cut[1] : cut[0], .metric = (uint32_t)dice(2),
-                             .group_by_count = (uint8_t)grouped, .filter_count = filter < VALUES};
+    q.spec = (um_query_spec){.account = dice(3), .metric = (uint32_t)dice(2), .group_by_count = (uint8_t)grouped, .filter_count = filter < VALUES};
+    q.spec.start = cut[0] < cut[1] ? cut[0] : cut[1];
+    q.spec.end = cut[0] < cut[1] ? cut[1] : cut[0];
     q.spec.text_len = q.spec.account == 0;
-    uint64_t name = filter < VALUES ? strlen(names[filter]) : 0, len = sizeof q.spec + q.spec.text_len + (uint64_t)grouped + (filter < VALUES ? 3 + name : 0);
+    const uint64_t name = filter < VALUES ? strlen(names[filter]) : 0;
+    const uint64_t len = sizeof q.spec + q.spec.text_len + (uint64_t)grouped + (filter < VALUES ? 3 + name : 0);
     uint8_t *bytes = calloc(1, len), *at = bytes + sizeof q.spec;
     memcpy(bytes, &q.spec, sizeof q.spec);
     if (q.spec.text_len) *at++ = 't';
@@ -222,14 +227,16 @@ static void answers_begun_before_later_entries_equal_the_plain_loop(void) {
 static void lists_hold_exactly_the_asked_events_and_stop_where_room_or_limit_ends(void) {
     for (int round = 0; round < 300; round++) {
         struct { um_events_spec spec; uint8_t text; } asked = {.text = 't'};
-        asked.spec = (um_events_spec){.account = dice(3), .since = (int64_t)dice(HOURS * UM_HOUR_NS), .until = HOURS * UM_HOUR_NS, .end_seq = 1 + dice(event_count + 10),
-                                      .metric = dice(2) ? UM_NONE : (uint32_t)dice(2)};
+        asked.spec = (um_events_spec){.account = dice(3), .until = HOURS * UM_HOUR_NS, .metric = dice(2) ? UM_NONE : (uint32_t)dice(2)};
+        asked.spec.since = (int64_t)dice(HOURS * UM_HOUR_NS);
+        asked.spec.end_seq = 1 + dice(event_count + 10);
         asked.spec.text_len = asked.spec.account == 0;
         uint64_t len = sizeof asked.spec + asked.spec.text_len, wanted = 0, listed = 0, found;
         uint8_t *bytes = malloc(len);
         for (uint64_t i = 0; i < event_count; i++) {
             const event *e = &events[i];
-            wanted += e->account == asked.spec.account && (asked.spec.metric == UM_NONE || e->metric == asked.spec.metric) && e->ts >= asked.spec.since && i + 1 < asked.spec.end_seq;
+            const int right = e->account == asked.spec.account && (asked.spec.metric == UM_NONE || e->metric == asked.spec.metric);
+            wanted += right && e->ts >= asked.spec.since && i + 1 < asked.spec.end_seq;
         }
         do {
             um_arena out = arena(200 + dice(2000));
@@ -260,7 +267,9 @@ static void noise_in_records_and_specs_is_never_a_crash(void) {
         uint8_t *copy = malloc(len + 1);
         memcpy(copy, journal, len);
         for (uint64_t n = dice(20); n && len; n--) copy[dice(len)] = (uint8_t)dice(256);
-        um_query_spec spec = {.account = 1 + dice(2), .start = (int64_t)dice(UM_HOUR_NS), .end = (int64_t)(UM_HOUR_NS + dice(UM_HOUR_NS)), .metric = (uint32_t)dice(2), .group_by_count = 1};
+        um_query_spec spec = {.account = 1 + dice(2), .metric = (uint32_t)dice(2), .group_by_count = 1};
+        spec.start = (int64_t)dice(UM_HOUR_NS);
+        spec.end = (int64_t)(UM_HOUR_NS + dice(UM_HOUR_NS));
         uint8_t bytes[sizeof spec + 8] = {0};
         memcpy(bytes, &spec, sizeof spec);
         um_arena scratch = arena(1 << 16), out = arena(512);

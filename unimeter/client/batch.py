@@ -22,6 +22,8 @@ BATCH_EVENTS_MAX = 4096  # of ours; a server may ask for less
 BATCH_BYTES_MAX = 512 * 1024  # keeps a lost connection cheap, and one row always fits
 ROW_BYTES_MAX = 32 + 129 + 65 + wire.PROPERTIES_MAX * (2 + wire.KEY_BYTES_MAX + wire.VALUE_BYTES_MAX) + 7
 
+PROPERTIES_KNOWN_MAX = 10_000
+
 pack_head = wire.V2_ROW.pack  # (account, timestamp_ns, value, metric, operation, flags, prop_count, 0, tail_len)
 PADDING = tuple(bytes(n) for n in range(8))  # PADDING[-len(tail) & 7]
 
@@ -104,8 +106,9 @@ def encode_properties(properties: Mapping[str, str]) -> bytes:
     return b"".join(parts)
 
 
-def encode_row(event: Event, metric: int) -> bytes:
-    """One event as a row; raises InvalidArgument when it cannot be one."""
+def encode_row(event: Event, metric: int, known_properties: dict[object, bytes] | None = None) -> bytes:
+    """One event as a row; raises InvalidArgument when it cannot be one. `known_properties` remembers what properties
+    look like as bytes, for events that have many in common."""
     account = account_key(event.account_id)
     flags = 0
     tail = b""
@@ -118,16 +121,30 @@ def encode_row(event: Event, metric: int) -> bytes:
         flags |= wire.V2_ROW_FLAG_ID
         tail += bytes((len(identity),)) + identity
     if event.properties:
-        tail += encode_properties(event.properties)
+        tail += _properties(event.properties, known_properties)
     tail += PADDING[-len(tail) & 7]
     time = event.timestamp
     ns = 0 if time is None else timestamp_ns(time, "timestamp")
     if ns == 0 and time is not None and time != 0:
         raise InvalidArgument("the first nanosecond of 1970 cannot be a timestamp: 0 means stamped on arrival")
     operation = operation_number(event.operation) if event.operation is not None else 0
-    return pack_head(
-        account, ns, whole_value(event.value), metric, operation, flags, len(event.properties), 0, len(tail)
-    ) + tail  # fmt: skip
+    value = whole_value(event.value)
+    return pack_head(account, ns, value, metric, operation, flags, len(event.properties), 0, len(tail)) + tail
+
+
+def _properties(properties: Mapping[str, str], known: dict[object, bytes] | None) -> bytes:
+    if known is None:
+        return encode_properties(properties)
+    key = tuple(properties.items())
+    try:
+        found = known.get(key)
+    except TypeError:  # a value that is no text: said by the encoder
+        return encode_properties(properties)
+    if found is None:
+        found = encode_properties(properties)
+        if len(known) < PROPERTIES_KNOWN_MAX:
+            known[key] = found
+    return found
 
 
 def encode_events(
@@ -137,6 +154,7 @@ def encode_events(
     writer = BatchWriter(events_max, bytes_max)
     batches: list[Batch] = []
     codes: dict[str, bytes] = {}
+    known: dict[object, bytes] = {}
     for place, event in enumerate(events):
         if not isinstance(event, Event):
             raise InvalidArgument(f"event {place}: expected an Event, not {type(event).__name__}")
@@ -144,11 +162,11 @@ def encode_events(
             code = codes.get(event.metric_code)
             if code is None:
                 code = codes[event.metric_code] = metric_code(event.metric_code)
-            row = encode_row(event, writer.metric(code))
+            row = encode_row(event, writer.metric(code), known)
             if not writer.has_room(len(row)):
                 assert len(writer), "one row always fits an empty batch"
                 batches.append(writer.take())  # a code that only the next row needs may stay in it: it does no harm
-                row = encode_row(event, writer.metric(code))
+                row = encode_row(event, writer.metric(code), known)
         except InvalidArgument as error:
             raise InvalidArgument(f"event {place}: {error}") from None
         writer.add(row)

@@ -17,7 +17,7 @@ from unimeter.client.session import Backoff
 from unimeter.errors import ConnectionFailed, ProtocolError, RequestTimeout, ServerError, Unavailable
 
 REDIRECTS_FREE = 3  # redirects followed at once; after that each one waits like any other failure
-DAMAGED_MAX = 3  # answers in a row that were no protocol: it will not get better
+DAMAGED_MAX = 5  # answers in a row that were no protocol: it will not get better
 
 
 class Attempt:

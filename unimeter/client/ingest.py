@@ -8,6 +8,7 @@ one exception that says everything.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -65,18 +66,22 @@ class Lane:
         self._random = random
         self._session: Session | None = None
         self._opening = asyncio.Lock()
-        self._changed = asyncio.Event()  # set, and replaced, when a window moves or a session ends
+        self._waiting: deque[asyncio.Future[None]] = deque()  # batches without a place in the window, oldest first
 
     async def send(self, batch: Batch, sync: bool, timeout_seconds: float) -> Outcome:
         """See one batch through. Never raises but for ConnectionFailed, or a refused session, before it was sent."""
         loop = asyncio.get_running_loop()
         for _ in range(SESSION_TRIES_MAX):
             session = await self._admit(batch, sync, timeout_seconds)
-            outcome = await self._see_through(batch, loop.time() + timeout_seconds)
+            try:
+                outcome = await self._see_through(batch, loop.time() + timeout_seconds)
+            except BaseException:  # cancelled: its number will never be settled, so the window would jam
+                self._retire(session)
+                raise
             verdict = outcome.answer.session_verdict if outcome.answer else 0
             if outcome.finished and verdict != Verdict.SESSION_UNKNOWN:
                 session.settle(batch.number)
-                self._wake()
+                self._wake(session)
                 return outcome
             self._retire(session)
             if verdict != Verdict.SESSION_UNKNOWN or batch.sends_unanswered:
@@ -119,7 +124,13 @@ class Lane:
             if session.has_room():
                 session.admit(batch, self._connector.request_id(), sync)
                 return session
-            await self._changed.wait()
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            except BaseException:
+                self._wake(session)  # the place that it may have been woken for is another's
+                raise
 
     async def _open_session(self, timeout_seconds: float) -> Session:
         session = self._session
@@ -147,11 +158,16 @@ class Lane:
     def _retire(self, session: Session) -> None:
         """New batches go to a fresh session; those of this one keep their numbers and bytes."""
         session.retired = True
-        self._wake()
+        self._wake(session)
 
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+    def _wake(self, session: Session) -> None:
+        """As many of the waiting as there are places (all, if the session has ended): each looks for itself."""
+        places = len(self._waiting) if session.retired else session.room
+        while places > 0 and self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                places -= 1
 
 
 def _lost(batch: Batch) -> Outcome:

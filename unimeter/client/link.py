@@ -8,6 +8,7 @@ whether to ask again: numbers are unique within a client, so the same bytes may 
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -163,8 +164,8 @@ class Connector:
     async def _connect(self, until: float, fail_fast: bool) -> None:
         loop = asyncio.get_running_loop()
         backoff = Backoff(self._random)
+        failures: dict[str, Exception] = {}
         while True:
-            failures: dict[str, Exception] = {}
             for address in dict.fromkeys([self._preferred, *self._addresses]):
                 if self.closed:
                     raise ClientClosed("the client is closed")
@@ -174,7 +175,9 @@ class Connector:
                     self._preferred = address
                     return
                 except (OSError, TimeoutError, LinkLost, Unavailable) as error:
-                    failures[address] = error.cause if isinstance(error, LinkLost) and error.cause else error
+                    reason = error.cause if isinstance(error, LinkLost) and error.cause else error
+                    if not isinstance(reason, TimeoutError) or address not in failures:
+                        failures[address] = reason  # running out of time says less than what went wrong before
             for failure in failures.values():
                 if isinstance(failure, ProtocolError):
                     raise failure  # something else than Unimeter listens there: waiting would not help
@@ -213,8 +216,8 @@ class Connector:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
+    if isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error):
+        return "connection refused"  # the second: of several addresses of one host, each was
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return str(error) or type(error).__name__

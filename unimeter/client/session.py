@@ -47,8 +47,13 @@ class Session:
     def in_flight(self) -> int:
         return self._next - self._settled_below - len(self._settled)
 
+    @property
+    def room(self) -> int:
+        """How many batches may be admitted now."""
+        return self._settled_below + self._window - self._next
+
     def has_room(self) -> bool:
-        return self._next < self._settled_below + self._window
+        return self.room > 0
 
     def open(self, request_id: int) -> bytes:
         """The request that opens this session."""

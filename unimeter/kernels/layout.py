@@ -192,9 +192,7 @@ BUCKET = _layout(
     "um_bucket", "cell:I", "next:I", "hour:I", "first_member:I", "count:Q", "sum_lo:Q", "sum_hi:q", "min:q", "max:q",
     "last_value:q", "first_ts:q", "last_ts:q", "last_seq:Q", "first_seq:Q",
 )  # fmt: skip
-MEMBER = _layout(
-    "um_member", "bucket:I", "next:I", "member:q", "last_ts:q", "last_seq:Q", "operation:I", "reserved:I"
-)
+MEMBER = _layout("um_member", "bucket:I", "next:I", "member:q", "last_ts:q", "last_seq:Q", "operation:I", "reserved:I")
 FP = _layout("um_fp", "lo:Q", "hi:Q")
 ID = _layout("um_id", "lo:Q", "hi:Q", "content:Q", "seq:Q")
 RESULT = _layout(

@@ -8,6 +8,7 @@ a session and a batch number, an id in every event, or (v1) a time in every even
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -195,11 +196,16 @@ class Reader(Base):
     def __init__(self, *args: Any, protocol: int) -> None:
         super().__init__(*args)
         self.protocol = protocol
+        self._asked: list[Query] = []  # the same questions come again and again
 
     def make(self, now_ns: int) -> Request | None:
         metrics = self.space.usable(v1=False)
         if not metrics:
             return None
+        if self._asked and self.prng.chance(0.3):
+            old = self.prng.choice(self._asked)
+            if old.metric in metrics:
+                return replace(old, number=self.number())
         metric = self.prng.choice(metrics)
         account = self.space.account(self.protocol == 1)
         start, end = self.space.range()
@@ -217,6 +223,7 @@ class Reader(Base):
             query.group_by = self.space.group_by(metric)
         if (kind >= 5 or (kind == 2 and self.protocol == 2)) and query.start is not None:
             query.filters = self.space.filters(metric)
+        self._asked.append(replace(query))
         return query
 
 

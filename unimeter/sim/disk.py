@@ -76,6 +76,8 @@ class SimDisk:
     newest: list[tuple[str, int]] = field(default_factory=list)  # file, offset: newest journal write, torn ones behind it
     tainted_reads: int = 0
     failures: int = 0  # operations that FAILED
+    refusals: int = 0  # operations that found NO_SPACE
+    sees_all: bool = False  # reads see all of the writes in flight (for a canary)
     bytes_written: int = 0
     _lane_free_ns: dict[bool, int] = field(default_factory=dict)
 
@@ -140,6 +142,7 @@ class SimDisk:
             return WriteDone(effect.op)
         growth = self._growth_bytes(effect)
         if pending.verdict is DiskError.NO_SPACE or (growth > 0 and image.used_bytes() + growth > self.settings.capacity_bytes):
+            self.refusals += 1
             return WriteDone(effect.op, DiskError.NO_SPACE)
         if isinstance(effect, Create):
             image.create(effect.file, effect.size_bytes)
@@ -180,7 +183,7 @@ class SimDisk:
         """What a read sees of a write in flight: some sectors of it."""
         for at in range(0, len(write.data), SECTOR_BYTES):
             where = write.offset + at - offset
-            if 0 <= where < len(data) and self.prng.chance(0.5):
+            if 0 <= where < len(data) and (self.sees_all or self.prng.chance(0.5)):
                 piece = write.data[at : at + SECTOR_BYTES]
                 data[where : where + len(piece)] = piece
 

@@ -50,6 +50,7 @@ class Failure:
     step: int
     virtual_ns: int
     tail: list[str] = field(default_factory=list)
+    also: list[str] = field(default_factory=list)  # other invariants that the same facts break
 
 
 @dataclass
@@ -89,6 +90,8 @@ class Run:
         self.wall_span_ns = (wall_ns, wall_ns)  # least and greatest date that any node ever saw
         self.ledger = Ledger()
         self.calm = False
+        self.tables_filled = False  # some table came near its limit
+        self.also_broken: list[str] = []
         self._numbers = 0
         self.metrics = make_metrics(prng.stream("metrics"))
         self.space = Space(prng.stream("space"), wall_ns, self.metrics, scenario.space)
@@ -161,7 +164,7 @@ class Run:
         )
 
     def _failure(self, invariant: str, sentence: str, detail: str) -> Failure:
-        return Failure(invariant, sentence, detail, self.world.steps, self.world.now_ns, list(self.trace.tail))
+        return Failure(invariant, sentence, detail, self.world.steps, self.world.now_ns, list(self.trace.tail), self.also_broken)
 
     def _phases(self) -> None:
         self.host.boot()
@@ -177,7 +180,19 @@ class Run:
         self._restart()
         self._audit(by_month=False)
         self.world.note(f"audited {before} events twice")
-        self._each("finished")
+        self._finish()
+
+    def _finish(self) -> None:
+        """Let every invariant judge the facts; the first that is broken is reported, the others are named."""
+        broken: list[Broken] = []
+        for call in self._hooks["finished"]:
+            try:
+                call()
+            except Broken as found:
+                broken.append(found)
+        if broken:
+            self.also_broken = [found.invariant for found in broken[1:]]
+            raise broken[0]
 
     def _become_calm(self) -> None:
         self.faults.heal()

@@ -47,6 +47,7 @@ class Vandal:
         self._space = space
         self._accepted = accepted
         self._busy = False
+        self._answer = b""  # on the present connection
 
     @property
     def finished(self) -> bool:
@@ -74,7 +75,7 @@ class Vandal:
     def _opened(self, end: End) -> None:
         end.on_bytes = self._answered
         end.on_close = lambda _: None
-        data = self._make()
+        data, self._answer = self._make(), b""
         if data:
             self.sent += 1
             self._network.send(end, data)
@@ -85,7 +86,9 @@ class Vandal:
         self._over()
 
     def _answered(self, end: End, data: bytes) -> None:
-        good_v2 = self.protocol == 2 and len(data) >= 32 and data[:4] == wire2.MAGIC.to_bytes(4, "little") and data[6] == wire2.OK
+        self._answer += data  # only one is expected: this looks at its first bytes, however they come
+        data = self._answer
+        good_v2 = len(data) >= 32 and data[:4] == wire2.MAGIC.to_bytes(4, "little") and data[6] == wire2.OK
         good_v1 = self.protocol == 1 and len(data) >= 12 and data[0] in (wire1.OK, wire1.DUPLICATE)
         if good_v1 or good_v2:
             self._accepted(self.name, data)

@@ -91,6 +91,7 @@ class Snapshot:
 NETWORK_FIGURES = {
     "received_bytes": ("counter", "unimeter_network_received_bytes", "Bytes received from clients."),
     "sent_bytes": ("counter", "unimeter_network_sent_bytes", "Bytes sent to clients."),
+    "writes": ("counter", "unimeter_network_writes", "Writes to sockets; each may carry many answers."),
     "refused": ("counter", "unimeter_links_refused", "Connections closed at once: links_max were open."),
     "cut_off": ("counter", "unimeter_links_cut_off", "Connections cut off: the client did not read its answers."),
     "slowed": ("counter", "unimeter_links_slowed", "Times a connection was not read from until its answers had left."),

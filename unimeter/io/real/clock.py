@@ -24,11 +24,16 @@ MILLISECOND_NS = 1_000_000
 ALARM_NS_MAX = 3_600_000 * MILLISECOND_NS  # one handle sleeps an hour at most, then looks again
 
 
-class RealClock:
-    """`interface.Clock` over the machine's clocks and an event loop."""
+def plainly(callback: Callable[[], None]) -> None:
+    callback()
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+
+class RealClock:
+    """`interface.Clock` over the machine's clocks and an event loop. `around` runs every callback."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, around: Callable[[Callable[[], None]], None] = plainly) -> None:
         self._loop = loop
+        self._around = around
         self._callback: Callable[[], None] | None = None
         self._deadline_ns = 0
         self._soon = False  # a look at the end of this turn is queued
@@ -76,4 +81,4 @@ class RealClock:
             self._arm()
             return
         self._callback = None
-        callback()
+        self._around(callback)

@@ -134,6 +134,7 @@ class RealDisk:
             raise DataDirectoryError(f"cannot open data directory {data_dir}: {os.strerror(error[0])}")
         self._done = ffi.new("um_sys_done[]", DRAIN_MAX)
         self._on_done: Callable[[WriteDone | ReadDone], None] | None = None
+        self.around: Callable[[Callable[[], None]], None] = lambda drain: drain()  # runs every drain
         self._pending: dict[int, tuple[Write | Create | Delete | Read, Any]] = {}  # op -> effect, its memory
         self._backlog: tuple[deque[tuple[Any, ...]], ...] = tuple(deque() for _ in range(lib.UM_SYS_LANES))
         self._reading: dict[str, int] = {}  # file -> reads under way
@@ -143,7 +144,7 @@ class RealDisk:
 
     def start(self, on_done: Callable[[WriteDone | ReadDone], None]) -> None:
         self._on_done = on_done
-        self._loop.add_reader(lib.um_sys_eventfd(self._disk), self._drain)
+        self._loop.add_reader(lib.um_sys_eventfd(self._disk), lambda: self.around(self._drain))
 
     def files(self) -> tuple[FileInfo, ...]:
         found: list[FileInfo] = []

@@ -4,8 +4,9 @@ Receiving. All connections of the process read into one buffer: the event loop f
 before it looks at the next socket, so it is never in use twice. One read brings up to
 `config.receive_buffer_bytes`, and the driver gets its own copy of what came.
 
-Sending. uvloop joins the writes of one turn: what is written to a connection during a poll or at the end of
-a turn leaves in one system call. Nothing is buffered here besides.
+Sending. Everything for one connection in one turn leaves in one system call: `send` only gathers, and the turn's
+end writes. `together(callback)` is such a turn in little: what the callback sends leaves when it returns; the
+disk's completions and the node's end of turn run inside it, so that answers do not wait for the next poll.
 
 Bounds. A client that pipelines requests without reading the answers is first slowed: above
 SEND_HIGH_WATER_BYTES unsent nothing more is read from it, until it has taken half. What it asked before that may
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, cast
 
 from unimeter.config import MIB, NodeConfig
@@ -82,13 +84,15 @@ class LinkEvents(Protocol):
 class Connection(asyncio.BufferedProtocol):
     """One accepted connection."""
 
-    __slots__ = ("closing", "linger", "link", "network", "transport")
+    __slots__ = ("closing", "linger", "link", "network", "outbox", "outbox_bytes", "transport")
 
     def __init__(self, network: RealNetwork) -> None:
         self.network = network
         self.link = 0  # 0: refused, the driver never heard of it
         self.closing = False  # we are closing: what still comes is thrown away
         self.linger: asyncio.TimerHandle | None = None
+        self.outbox: list[bytes] = []  # gathered in this turn
+        self.outbox_bytes = 0
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -133,6 +137,9 @@ class RealNetwork:
         self._send_max = config.send_buffer_bytes_max
         self._high_water = min(SEND_HIGH_WATER_BYTES, config.send_buffer_bytes_max // 2)
         self._next_link = 1
+        self._dirty: list[Connection] = []  # with something in their outbox
+        self._together = False
+        self._flush_queued = False
         self._server: asyncio.Server | None = None
         self.events: LinkEvents = cast(LinkEvents, None)  # set before listen()
         self.receive_buffer = memoryview(bytearray(config.receive_buffer_bytes))
@@ -142,6 +149,7 @@ class RealNetwork:
         self.slowed = 0  # times that reading was paused
         self.received_bytes = 0
         self.sent_bytes = 0
+        self.writes = 0
 
     @property
     def link_count(self) -> int:
@@ -157,12 +165,17 @@ class RealNetwork:
         assert transport is not None
         if transport.is_closing():
             return
-        if transport.get_write_buffer_size() + len(data) > self._send_max:
+        if not connection.outbox:
+            self._dirty.append(connection)
+            if not self._together and not self._flush_queued:
+                self._flush_queued = True
+                self._loop.call_soon(self._end_of_turn)
+        connection.outbox.append(data if type(data) is bytes else bytes(data))
+        connection.outbox_bytes += len(data)
+        if transport.get_write_buffer_size() + connection.outbox_bytes > self._send_max:
             self.cut_off += 1
+            connection.outbox.clear()
             transport.abort()
-            return
-        self.sent_bytes += len(data)
-        transport.write(data if type(data) is bytes else bytes(data))
 
     def close(self, link: int) -> None:
         connection = self._links.get(link)
@@ -173,10 +186,47 @@ class RealNetwork:
         assert transport is not None
         if transport.is_closing():
             return
+        self._write(connection)
         transport.set_write_buffer_limits(high=self._send_max)  # from here on only the linger counts
         transport.resume_reading()
         transport.write_eof()
         connection.linger = self._loop.call_later(LINGER_SECONDS, transport.abort)
+
+    # ---- sending ----
+
+    def together(self, callback: Callable[[], None]) -> None:
+        """Run the callback, then write what it, and this turn so far, had to send."""
+        self._together = True
+        try:
+            callback()
+        finally:
+            self._together = False
+            self._flush()
+
+    def _end_of_turn(self) -> None:
+        self._flush_queued = False
+        self._flush()
+
+    def _flush(self) -> None:
+        dirty = self._dirty
+        if dirty:
+            self._dirty = []
+            for connection in dirty:
+                self._write(connection)
+
+    def _write(self, connection: Connection) -> None:
+        outbox = connection.outbox
+        if not outbox:
+            return
+        transport = connection.transport
+        assert transport is not None
+        data = outbox[0] if len(outbox) == 1 else b"".join(outbox)
+        outbox.clear()
+        connection.outbox_bytes = 0
+        if not transport.is_closing():
+            self.writes += 1
+            self.sent_bytes += len(data)
+            transport.write(data)
 
     # ---- connections ----
 

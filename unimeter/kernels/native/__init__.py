@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from unimeter.kernels.api import Bytes, Catalog, FrameTable, GroupState, Intake, JournalScan, Limits, StateLoader
 from unimeter.kernels.native import journal, wire
+from unimeter.kernels.native.state import NativeGroupState, NativeStateLoader
 
 
 class NativeKernels:
@@ -59,13 +60,9 @@ class NativeKernels:
         return journal.record_entries(record)
 
     def state(self, limits: Limits) -> GroupState:
-        from unimeter.kernels.native.state import NativeGroupState
-
         return NativeGroupState(limits)
 
     def state_loader(self, image_bytes: int) -> StateLoader:
-        from unimeter.kernels.native.state import NativeStateLoader
-
         return NativeStateLoader(image_bytes)
 
     def period_bounds(self, period_type: int, billing_day: int, timestamp_ns: int) -> tuple[int, int]:

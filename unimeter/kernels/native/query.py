@@ -20,6 +20,7 @@ from unimeter.kernels.layout import (
     QUERY_SPEC,
     ROW,
     UM_NONE,
+    UM_Q_DONE,
     UM_Q_GROUPS,
     UM_Q_MALFORMED,
     UM_Q_SCAN,
@@ -63,39 +64,41 @@ def _give_back(workspace: _Workspace) -> None:
         _pool.append(workspace)
 
 
-class NativeQuery:
-    """A query under way (api.Query). Holds the state's struct, not its memory: the state must outlive it."""
+class NativeAnswer:
+    """A query that was answered at once (api.Query)."""
+
+    __slots__ = ("_rows", "end_seq", "first_seq")
+    needs_scan = False
+    edges: tuple[tuple[int, int], ...] = ()
+
+    def __init__(self, rows: list[Row], end_seq: int) -> None:
+        self._rows = rows
+        self.first_seq = self.end_seq = end_seq
+
+    def scan(self, records: Bytes) -> None:
+        """Nothing that a record says is missing."""
+
+    def rows(self) -> list[Row]:
+        return self._rows
+
+
+class NativeScan:
+    """A query that needs the journal (api.Query). Holds the state's struct, not its memory: the state must
+    outlive it."""
 
     __slots__ = ("_catalog", "_group", "_group_by_count", "_groups", "_rows", "_state", "_workspace",
-                 "edges", "end_seq", "first_seq", "needs_scan")  # fmt: skip
+                 "edges", "end_seq", "first_seq")  # fmt: skip
+    needs_scan = True
 
-    def __init__(
-        self, state: Any, catalog: Catalog, spec: QuerySpec, groups_max: int, group: int, workspace: _Workspace
-    ) -> None:
-        packed = _pack_spec(spec)
-        catalog_cdata: Any = catalog.cdata  # type: ignore[attr-defined]  # only native catalogs come here
-        info = workspace.info
-        info.groups_max = groups_max
-        code = lib.um_query_begin(state, catalog_cdata, packed, len(packed), workspace.scratch, info)
-        while code == UM_Q_SCRATCH:
-            workspace.grow(info.scratch_needed)
-            code = lib.um_query_begin(state, catalog_cdata, packed, len(packed), workspace.scratch, info)
-        if code == UM_Q_GROUPS:
-            raise TooManyGroups
-        if code == UM_Q_MALFORMED:
-            raise ValueError("the query names a metric or dimension that the catalog does not have")
+    def __init__(self, state: Any, catalog: Catalog, group: int, workspace: _Workspace, group_by_count: int) -> None:
         values = QUERY_INFO.unpack_from(workspace.info_view)
         _, self.first_seq, self.end_seq, lo_start, lo_end, hi_start, hi_end, self._groups, _ = values
-        self._group_by_count = len(spec.group_by)
-        self.needs_scan = code == UM_Q_SCAN
+        edges = ((lo_start, lo_end), (hi_start, hi_end))
+        self.edges: tuple[tuple[int, int], ...] = tuple(edge for edge in edges if edge[0] < edge[1])
         self._state, self._catalog, self._group = state, catalog, group  # the catalog object owns its memory
+        self._group_by_count = group_by_count
         self._workspace: _Workspace | None = workspace
-        self._rows: list[Row] | None = None
-        if not self.needs_scan:
-            self.edges: tuple[tuple[int, int], ...] = ()
-            self.rows()
-        else:
-            self.edges = tuple(edge for edge in ((lo_start, lo_end), (hi_start, hi_end)) if edge[0] < edge[1])
+        self._rows: list[Row] = []
 
     def scan(self, records: Bytes) -> None:
         assert self._workspace is not None, "rows() was called: the query is over"
@@ -104,17 +107,37 @@ class NativeQuery:
         lib.um_query_scan(self._state, catalog_cdata, self._workspace.scratch, self._group, data, len(data))
 
     def rows(self) -> list[Row]:
-        if self._rows is None:
-            assert self._workspace is not None
+        if self._workspace is not None:
             self._rows = _read_rows(self._state, self._workspace, self._groups, self._group_by_count)
             _give_back(self._workspace)
             self._workspace = None
         return self._rows
 
 
-def begin_query(state_cdata: Any, catalog: Catalog, spec: QuerySpec, groups_max: int, group: int = 0) -> NativeQuery:
-    """Answer from state what can be answered from it. Raises TooManyGroups."""
-    return NativeQuery(state_cdata, catalog, spec, groups_max, group, _pool.pop() if _pool else _Workspace())
+def begin_query(
+    state_cdata: Any, catalog: Catalog, spec: QuerySpec, groups_max: int, group: int = 0
+) -> NativeAnswer | NativeScan:
+    """Answer from state what can be answered from it. Raises TooManyGroups, and ValueError for a spec that does
+    not fit the catalog."""
+    packed = _pack_spec(spec)
+    workspace = _pool.pop() if _pool else _Workspace()
+    info = workspace.info
+    info.groups_max = groups_max
+    catalog_cdata: Any = catalog.cdata  # type: ignore[attr-defined]  # only native catalogs come here
+    code = lib.um_query_begin(state_cdata, catalog_cdata, packed, len(packed), workspace.scratch, info)
+    while code == UM_Q_SCRATCH:
+        workspace.grow(info.scratch_needed)
+        code = lib.um_query_begin(state_cdata, catalog_cdata, packed, len(packed), workspace.scratch, info)
+    if code == UM_Q_SCAN:
+        return NativeScan(state_cdata, catalog, group, workspace, len(spec.group_by))
+    rows = _read_rows(state_cdata, workspace, info.groups, len(spec.group_by)) if code == UM_Q_DONE else []
+    end_seq = info.end_seq
+    _give_back(workspace)
+    if code == UM_Q_GROUPS:
+        raise TooManyGroups
+    if code == UM_Q_MALFORMED:
+        raise ValueError("the query names a metric or dimension that the catalog does not have")
+    return NativeAnswer(rows, end_seq)
 
 
 def _pack_spec(spec: QuerySpec) -> bytes:
@@ -136,30 +159,35 @@ def _pack_spec(spec: QuerySpec) -> bytes:
 
 
 def _read_rows(state: Any, workspace: _Workspace, groups: int, group_by_count: int) -> list[Row]:
-    rows: list[Row] = []
     view, cursor = workspace.out_view, workspace.cursor
     cursor[0] = 0
+    if not group_by_count:
+        lib.um_query_rows(state, workspace.scratch, cursor, workspace.out, OUT_BYTES)
+        return [_row((), view, 0)]
+    rows: list[Row] = []
     while cursor[0] < groups:
         used = lib.um_query_rows(state, workspace.scratch, cursor, workspace.out, OUT_BYTES)
         at = 0
         while at < used:
-            count, sum_lo, sum_hi, least, largest, last, last_ts, unique, fired, dims_len, _ = QUERY_ROW.unpack_from(
-                view, at
-            )
-            at += QUERY_ROW.size
-            dimensions = _read_dimensions(view, at, group_by_count) if group_by_count else ()
-            at += dims_len
-            rows.append(Row(dimensions, count, (sum_hi << 64) + sum_lo, least, largest, last, last_ts, unique, fired))
+            dimensions, end = _read_dimensions(view, at + QUERY_ROW.size, group_by_count)
+            rows.append(_row(dimensions, view, at))
+            at = (end + 7) & ~7
     return rows
 
 
-def _read_dimensions(view: memoryview, at: int, count: int) -> tuple[bytes, ...]:
+def _row(dimensions: tuple[bytes, ...], view: memoryview, at: int) -> Row:
+    count, sum_lo, sum_hi, least, largest, last, last_ts, unique, fired, _, _ = QUERY_ROW.unpack_from(view, at)
+    return Row(dimensions, count, (sum_hi << 64) + sum_lo, least, largest, last, last_ts, unique, fired)
+
+
+def _read_dimensions(view: memoryview, at: int, count: int) -> tuple[tuple[bytes, ...], int]:
+    """Values, and where they end."""
     values = []
     for _ in range(count):
-        end = at + 2 + int.from_bytes(view[at : at + 2], "little")
+        end = at + 2 + view[at] + (view[at + 1] << 8)
         values.append(bytes(view[at + 2 : end]))
         at = end
-    return tuple(values)
+    return tuple(values), at
 
 
 class NativeEventScan:

@@ -36,6 +36,7 @@ from unimeter.kernels.layout import (
     UM_R_META,
     UM_REGIONS,
     decode_limits,
+    encode_limits,
 )
 from unimeter.kernels.native._um import ffi, lib
 from unimeter.kernels.native.query import begin_events, begin_query
@@ -45,6 +46,7 @@ _HUGE_PAGE_BYTES = 2 << 20
 _HUGE_FROM_BYTES = 64 << 20  # an area that may become so large asks for huge pages
 _HEAD = Struct("<4xIHHI32xI")  # um_entry: body_len, group, kind, batch_count, row_count
 _IMAGE_HEAD = Struct("<16x17Q")  # used bytes per region, see checkpoint.c
+_SLOTS_MIN = 64  # of an index
 _META_FIELDS = len(Meta._fields) + 1  # um_meta begins with its version, then come the fields of Meta
 _RECORD_BYTES = tuple(int(lib.um_region_record_bytes(region)) for region in range(UM_REGIONS))
 _SCRATCH_BYTES = int(lib.um_scratch_bytes_max())
@@ -124,7 +126,7 @@ class NativeGroupState:
     def __init__(self, limits: Limits) -> None:
         self._setup(_Memory(limits))
         limits_c = ffi.new("um_limits *")
-        ffi.buffer(limits_c)[:] = _pack_limits(limits)
+        ffi.buffer(limits_c)[:] = encode_limits(limits)
         lib.um_state_init(self.cdata, limits_c)
 
     @classmethod
@@ -192,7 +194,11 @@ class NativeGroupState:
         return tuple(int(self.cdata.region[region].used) // size for region, size in enumerate(_RECORD_BYTES))
 
     def memory_bytes(self) -> int:
-        return sum(int(arena.used) for arena in _arenas(self.cdata)[: UM_REGIONS + UM_INDEXES])
+        """What the records need, with the smallest indexes for them: a function of the state. (An index may be
+        larger than that for a while, see state.c; its reservation bounds it.)"""
+        records = sum(int(self.cdata.region[region].used) for region in range(UM_REGIONS))
+        indexed = (int(self.cdata.index_used[index]) for index in range(UM_INDEXES))
+        return records + sum(8 * max(_SLOTS_MIN, 1 << max(2 * count - 1, 0).bit_length()) for count in indexed)
 
     def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int) -> Query:
         return begin_query(self.cdata, catalog, spec, groups_max)
@@ -249,11 +255,6 @@ class NativeGroupState:
             self._memory.forget_saved_chunks()
         lib.um_ckpt_end(self.cdata)
         self._image_left = -1
-
-
-def _pack_limits(limits: Limits) -> bytes:
-    rest = (limits.fingerprints_per_generation, limits.cells_per_series_max, limits.session_idle_ns)
-    return LIMITS.pack(*limits.records_max, *rest, 0, 0, 0, 0)
 
 
 class NativeStateLoader:

@@ -86,7 +86,8 @@ class State:
         return tuple(len(pool) for pool in self._pools)
 
     def room(self, region: int, wanted: int = 1) -> bool:
-        return len(self._pools[region]) + wanted <= self.limits.records_max[region]
+        """Nothing wanted always fits, also where a lowered limit leaves more records than it allows."""
+        return wanted == 0 or len(self._pools[region]) + wanted <= self.limits.records_max[region]
 
     # ---- chains ----
 

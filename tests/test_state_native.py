@@ -1,0 +1,197 @@
+"""A group's state behind the Python binding: what apply says, images, limits raised while running.
+
+What apply does in detail is the matter of csrc/tests/test_state.c, and of the twins; here it is the whole way
+through memory that Python reserves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from unimeter.config import state_limits
+from unimeter.kernels import layout as lay
+from unimeter.kernels import load
+from unimeter.kernels.api import Applied, GroupState, Limits, StateLoader, Summary
+
+BASE = 1_700_000_000_000_000_000
+DAY_NS = 24 * lay.UM_HOUR_NS
+SMALL = Limits(
+    records_max=(1, 4096, *[256] * 10, 4, *[256] * 4),
+    fingerprints_per_generation=200,
+    cells_per_series_max=10,
+    session_idle_ns=DAY_NS,
+)
+KERNELS = load("native")
+CATALOG = KERNELS.catalog(
+    [
+        lay.pack_metric(0, b"calls", lay.UM_AGG_COUNT),
+        lay.pack_metric(1, b"spend", lay.UM_AGG_SUM, dimensions=[b"region"], thresholds=[(100, False), (10, True)]),
+        lay.pack_metric(2, b"users", lay.UM_AGG_UNIQUE, recurring=True),
+    ]
+)
+
+
+class Log:
+    """Applies one entry after the other to a state."""
+
+    def __init__(self, limits: Limits = SMALL) -> None:
+        self.state: GroupState = KERNELS.state(limits)
+        self.index = 0
+
+    def apply(self, kind: int, body: bytes) -> Applied:
+        self.index += 1
+        first_seq = self.state.meta().next_seq
+        entry = KERNELS.entry(kind, 0, self.index, 1, BASE + self.index, first_seq, body)
+        assert KERNELS.entry_verify(entry)
+        applied = self.state.apply(CATALOG, entry)
+        assert self.state.check(CATALOG) == 0
+        return applied
+
+    def batch(self, rows: list[bytes], flags: int = 0, session: int = 0, number: int = 0, settled: int = 0) -> Summary:
+        data = b"".join(rows)
+        head = lay.BATCH.pack(session, session, number, settled, len(rows), len(data), flags, 0)
+        return self.apply(lay.UM_ENTRY_BATCHES, head + data).summary(0)
+
+
+def row(account: int | bytes, value: int = 1, timestamp: int = BASE, metric: int = 0, region: bytes = b"") -> bytes:
+    properties = [(b"region", region)] if region else []
+    return lay.encode_row(account, timestamp, value, metric, properties=properties)
+
+
+def image_of(state: GroupState, piece: int = 1000) -> bytes:
+    length = state.checkpoint_begin()
+    image = b""
+    while data := state.checkpoint_read(piece):
+        image += data
+    state.checkpoint_end()
+    assert len(image) == length
+    return image
+
+
+def loader_fed_with(image: bytes, image_bytes: int, piece: int = 333) -> StateLoader:
+    loader = KERNELS.state_loader(image_bytes)
+    for at in range(0, len(image), piece):
+        loader.feed(image[at : at + piece])
+    return loader
+
+
+def test_a_resent_batch_adds_nothing() -> None:
+    log = Log()
+    rows = [row(account, 5) for account in (1, 2, 1)]  # the first and the last are equal: two events
+    assert log.batch(rows, lay.UM_BATCH_V1).stored == 3
+    again = log.batch(rows, lay.UM_BATCH_V1)
+    assert (again.stored, again.duplicates, again.first_bad) == (0, 3, lay.UM_NONE)
+    meta = log.state.meta()
+    assert (meta.stored, meta.duplicates, meta.next_seq) == (3, 3, 7)
+
+
+def test_a_retried_session_batch_gets_the_first_answer() -> None:
+    log = Log()
+    assert log.batch([], lay.UM_BATCH_OPEN_SESSION, session=9).session_verdict == 0
+    first = log.batch([row(1), row(1, metric=77)], session=9, number=1, settled=1)
+    again = log.batch([row(1), row(1, metric=77)], session=9, number=1, settled=1)
+    assert (first.stored, first.refused, first.first_bad, first.first_verdict) == (1, 1, 1, lay.UM_V_UNKNOWN_METRIC)
+    assert again.session_verdict == lay.UM_V_DUPLICATE
+    assert again[:6] == first[:6]
+    assert again.last_offset == first.last_offset
+
+
+def test_an_id_with_other_content_is_a_conflict() -> None:
+    log = Log()
+    for value, expected in ((1, (1, 0, 0)), (1, (0, 1, 0)), (2, (0, 0, 1))):
+        summary = log.batch([lay.encode_row(b"acme", BASE, value, 0, id=b"order-1")])
+        assert (summary.stored, summary.duplicates, summary.conflicts) == expected
+
+
+def test_a_full_table_refuses_and_a_raised_limit_lets_in() -> None:
+    log = Log()
+    rows = [row(account) for account in range(1, 301)]
+    summary = log.batch(rows)
+    assert (summary.stored, summary.refused, summary.first_verdict) == (256, 44, lay.UM_V_FULL)
+    more = replace(SMALL, records_max=(1, *[100_000] * 16))
+    before = log.state.digest()
+    log.apply(lay.UM_ENTRY_LIMITS, lay.encode_limits(more))
+    assert log.state.limits() == more
+    assert log.state.digest() != before
+    assert log.batch(rows).stored == 300
+    assert log.state.region_counts()[lay.UM_R_SERIES] == 300
+
+
+def test_limits_can_be_raised_while_a_checkpoint_streams() -> None:
+    log = Log()
+    log.batch([row(account) for account in range(1, 200)])
+    digest = log.state.digest()
+    length = log.state.checkpoint_begin()
+    image = log.state.checkpoint_read(3000)
+    log.batch([row(account) for account in range(1, 100)])
+    log.apply(lay.UM_ENTRY_LIMITS, lay.encode_limits(replace(SMALL, records_max=(1, *[100_000] * 16))))
+    log.batch([row(account) for account in range(100, 300)])
+    while data := log.state.checkpoint_read(777):
+        image += data
+    log.state.checkpoint_end()
+    assert loader_fed_with(image, length).finish().digest() == digest
+
+
+def test_lowered_limits_refuse_what_is_new_and_keep_what_is_there() -> None:
+    log = Log()
+    log.batch([row(account) for account in range(1, 100)])
+    log.apply(lay.UM_ENTRY_LIMITS, lay.encode_limits(replace(SMALL, records_max=(1, *[10] * 16))))
+    assert log.batch([row(1), row(500)])[:4] == (1, 0, 0, 1)
+    loaded = loader_fed_with(image := image_of(log.state), len(image)).finish()
+    assert loaded.digest() == log.state.digest()
+
+
+@pytest.mark.parametrize("piece", [1, 151, 152, 4096, 1 << 20])
+def test_an_image_in_pieces_of_any_size_loads_to_the_same_state(piece: int) -> None:
+    log = Log()
+    log.batch([row(f"account {n}".encode(), n, metric=n % 3, region=b"eu") for n in range(60)], lay.UM_BATCH_V1)
+    image = image_of(log.state, max(piece, 64))
+    loaded = loader_fed_with(image, len(image), piece).finish()
+    assert (loaded.digest(), loaded.meta(), loaded.limits()) == (
+        log.state.digest(),
+        log.state.meta(),
+        log.state.limits(),
+    )
+    assert loaded.memory_bytes() == log.state.memory_bytes()
+    assert loaded.check(CATALOG) == 0
+    assert image_of(loaded) == image
+    log.state = loaded
+    assert log.batch([row(b"account 3", 3, metric=0, region=b"eu")], lay.UM_BATCH_V1).duplicates == 1
+
+
+def test_what_is_not_an_image_is_refused() -> None:
+    image = image_of(Log().state)
+    for broken in (b"", image[:-1], b"x" * len(image), image + b"x", bytes(len(image))):
+        with pytest.raises(ValueError, match="image"):
+            loader_fed_with(broken, len(image)).finish()
+    with pytest.raises(ValueError, match="image"):
+        loader_fed_with(image, len(image) + 1).finish()
+
+
+def test_alerts_are_numbered_and_listed_from_any_number() -> None:
+    log = Log()
+    log.batch([row(account, value, metric=1) for value in (9, 1, 90, 5) for account in (7, b"acme")])
+    alerts = log.state.alerts(0, None, 100)
+    assert [(a.number, a.account, a.slot, a.value) for a in alerts] == [
+        (1, 7, 1, 10), (2, b"acme", 1, 10), (3, 7, 0, 100), (4, b"acme", 0, 100)
+    ]  # fmt: skip
+    assert log.state.alerts(2, None, 1) == alerts[2:3]
+    assert log.state.alerts(0, b"acme", 100) == [alerts[1], alerts[3]]
+    assert log.state.alerts(0, 8, 100) == log.state.alerts(99, None, 100) == []
+    assert alerts[0].period_start == KERNELS.period_bounds(lay.UM_PERIOD_MONTH, 1, BASE)[0]
+
+
+def test_summaries_of_the_last_apply_only_and_never_beyond() -> None:
+    log = Log()
+    applied = log.apply(lay.UM_ENTRY_NOOP, b"")
+    assert (applied.batch_count, applied.row_count) == (0, 0)
+    assert applied.min_ts > applied.max_ts
+    with pytest.raises(IndexError):
+        applied.summary(0)
+
+
+def test_an_unused_state_of_any_budget_costs_next_to_nothing() -> None:
+    states = [KERNELS.state(state_limits(4 << 30)) for _ in range(50)]  # 200 GiB of limits
+    assert all(state.memory_bytes() < 16_384 for state in states)
