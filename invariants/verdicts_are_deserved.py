@@ -18,7 +18,9 @@ class Check(Invariant):
     def finished(self) -> None:
         ledger = self.run.ledger
         by_id = {(event.ident.account, event.ident.id): event for event in ledger.log if event.ident.id}
-        by_ident = {event.ident: event for event in ledger.log}
+        by_ident: dict[object, list[Stored]] = {}
+        for event in ledger.log:
+            by_ident.setdefault(event.ident, []).append(event)
         for request in ledger.ingests:
             told = request.result
             if request.state != ACKED or told is None or told.session_verdict or not request.sync:
@@ -35,24 +37,26 @@ class Check(Invariant):
                 sources = self._sources(request, by_id, by_ident)
                 self.check(sources >= told.duplicates, f"{request.describe()}: {told.duplicates} duplicates of nothing")
 
-    def _sources(self, request: Ingest, by_id: dict[object, Stored], by_ident: dict[object, Stored]) -> int:
+    def _sources(self, request: Ingest, by_id: dict[object, Stored], by_ident: dict[object, list[Stored]]) -> int:
         """How many events of the request have an original outside of it, or earlier in it."""
         low, high = span(request)
         seen: set[object] = set()
         sources = 0
         for event in request.events:
             key = (event.ident.account, event.ident.id)
-            original = by_id.get(key) if event.ident.id else by_ident.get(event.ident)
-            outside = original is not None and not low < original.seq <= high
+            originals = by_ident.get(event.ident, [])
+            if event.ident.id:
+                originals = [by_id[key]] if key in by_id else []
+            outside = any(not low < original.seq <= high for original in originals)
             sources += outside or (bool(event.ident.id) and key in seen)
             seen.add(key)
         return sources
 
-    def _judge(self, request: Ingest, event: Event, verdict: int, by_id: dict[object, Stored], by_ident: dict[object, Stored]) -> None:
+    def _judge(self, request: Ingest, event: Event, verdict: int, by_id: dict[object, Stored], by_ident: dict[object, list[Stored]]) -> None:
         what = f"{request.describe()}: {event} was called {verdict}"
         original = by_id.get((event.ident.account, event.ident.id))
         if verdict == DUPLICATE:
-            source = original if event.ident.id else by_ident.get(event.ident)
+            source = original if event.ident.id else by_ident.get(event.ident, [None])[0]
             self.check(source is not None and source.ident == event.ident, f"{what} (duplicate), original: {source}")
         elif verdict == CONFLICT:
             self.check(original is not None and original.ident != event.ident, f"{what} (conflict), original: {original}")

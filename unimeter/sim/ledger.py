@@ -105,7 +105,9 @@ class Order:
                 acked.append((owner.answered_ns, event.seq))
         self._ack_times, self._ack_seqs = running_max(acked)
         sent = [
-            (-ledger.owner[event.seq].first_sent_ns, -event.seq) for event in ledger.log if event.seq in ledger.owner
+            (-min(request.first_sent_ns for request in ledger.by_ident[event.ident]), -event.seq)
+            for event in ledger.log
+            if event.ident in ledger.by_ident
         ]
         self._sent_times, self._sent_seqs = running_max(sent)
 

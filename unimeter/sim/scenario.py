@@ -54,6 +54,7 @@ SMALL_LIMITS = {
     "members": 8192, "fps0": 8192, "fps1": 8192, "ids": 8192, "sessions": 64, "periods": 2048, "pmembers": 8192,
     "alerts": 4096, "skips": 8192,
 }  # fmt: skip
+ROOMY_LIMITS = Limits(tuple(SMALL_LIMITS.values()), 8192, 64, 3_600_000 * MS)
 
 
 class BadScenario(ValueError):
@@ -82,12 +83,17 @@ class Scenario:
     chaos_ms: int = 600
     calm_ms: int = 20_000
     node: NodeConfig = SMALL_NODE
-    limits: Limits = Limits(tuple(SMALL_LIMITS.values()), 8192, 64, 3_600_000 * MS)
+    limits: Limits = ROOMY_LIMITS
     clients: ClientCounts = ClientCounts()
     manners: Manners = Manners()
     space: SpaceSettings = SpaceSettings()
     faults: tuple[FaultSpec, ...] = ()
     expect_fired: tuple[str, ...] = field(default=())
+
+    @property
+    def roomy(self) -> bool:
+        """Are the tables so large that no ordinary run fills them?"""
+        return self.limits == ROOMY_LIMITS
 
 
 def parse(name: str, text: str) -> Scenario:
