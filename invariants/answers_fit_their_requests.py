@@ -8,7 +8,7 @@ from unimeter.sim.client import AnyResponse
 from unimeter.sim.invariant import Invariant
 from unimeter.sim.requests import ACKED, Ingest, Request
 
-SETTLED_VERDICTS = (6, 8)  # session unknown (evicted since), number settled since
+CHANGING_VERDICTS = (6, 8, 9)  # session unknown (evicted since), number settled since, no room for a session
 
 
 class Check(Invariant):
@@ -34,7 +34,7 @@ class Check(Invariant):
         if not isinstance(request, Ingest) or request.state != ACKED or request.result is None or codec.refusal(response):
             return
         again, first = codec.ingested(request, response), request.result
-        if not request.sync or first.session_verdict in SETTLED_VERDICTS or again.session_verdict in SETTLED_VERDICTS:
+        if not request.sync or first.session_verdict in CHANGING_VERDICTS or again.session_verdict in CHANGING_VERDICTS:
             return
         if request.in_session:
             same = again[:5] == first[:5]

@@ -114,9 +114,31 @@ def test_an_unknown_metric_is_refused_and_the_rest_is_stored(bench: Bench) -> No
 def test_garbage_is_answered_with_an_error_and_closes_only_its_own_link(bench: Bench) -> None:
     bench.link(2)
     bench.feed(2, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bytes(40))
+    bench.turn()
     assert bench.closed == [2]
     assert bench.take(2)[0] == wire.V1_STATUS_ERROR
     assert bench.ask(1, v1_ingest(v1_event("calls", 7, 2, JAN_1)))[0] == 0
+
+
+def test_good_requests_before_a_malformed_one_are_answered_before_the_link_is_closed(bench: Bench) -> None:
+    bench.link(2)
+    bad = v1(1, struct.pack("<II", 5, 0))
+    bench.feed(2, v1_ingest(v1_event("calls", 7, 2, JAN_1), request_id=1) + bad)
+    bench.feed(2, v1_ingest(v1_event("calls", 7, 2, JAN_1 + 1), request_id=3))
+    bench.disk()
+    answers = bench.take(2)
+    assert sorted(request_ids(answers)) == [(0, 1), (wire.V1_STATUS_ERROR, 1)] and bench.closed == [2]
+    assert usage(bench, 7)[2] == 1, "nothing after the malformed frame is taken"
+
+
+def request_ids(answers: bytes) -> list[tuple[int, int]]:
+    """(status, request id) of each answer."""
+    found = []
+    while answers:
+        status, request_id, length = wire.V1_RESPONSE_HEADER.unpack_from(answers)
+        found.append((status, request_id))
+        answers = answers[12 + length :]
+    return found
 
 
 def test_a_torn_tail_is_cut_off_and_what_was_acknowledged_stays(bench: Bench) -> None:

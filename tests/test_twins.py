@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
+from tests.twin_plays import Author
 from tests.twin_strategies import (
     BASE,
     CODES,
@@ -39,12 +40,12 @@ from tests.twins import NATIVE, REFERENCE, Twins, both, same
 from unimeter.kernels import layout as lay
 from unimeter.kernels.api import Limits, QuerySpec
 
-MORE = int(os.environ.get("UNIMETER_EXAMPLES", "1"))
+MORE = float(os.environ.get("UNIMETER_EXAMPLES", "1"))
 
 
 def examples(count: int) -> settings:
     return settings(
-        max_examples=count * MORE,
+        max_examples=max(1, int(count * MORE)),
         deadline=None,
         phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
@@ -264,12 +265,7 @@ def test_a_loaded_image_goes_on_as_if_nothing_had_happened(play: Play, more: lis
         twins.turn(turn)
     image = twins.image()
     piece = data.draw(st.sampled_from([1, 100, 151, 5000, 1 << 20]))
-    for twin in (NATIVE, REFERENCE):
-        loader = twins.kernels[twin].state_loader(len(image))
-        for at in range(0, len(image), piece):
-            loader.feed(image[at : at + piece])
-        twins.states[twin] = loader.finish()
-    assert twins.image() == image
+    twins.reload(image, piece)
     twins.check()
     for turn in more:
         twins.turn(turn)
@@ -313,6 +309,31 @@ def test_new_limits_in_the_log_are_obeyed_alike(first: Play, second: Play, data:
     for turn in second.turns:
         twins.turn(turn)
     read_everything(twins, data)
+
+
+@examples(60)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12))
+def test_long_plays_of_every_taste_are_equal(seed: int, turn_count: int) -> None:
+    author = Author(seed)
+    play = author.play(turn_count)
+    twins = Twins(play)
+    for turn in play.turns:
+        twins.turn(turn)
+    twins.check()
+    image = twins.image()
+    twins.pair(lambda twin: twins.states[twin].memory_bytes())
+    for _ in range(20):
+        twins.query(author.spec(), author.dice.choice([1, 3, 1000]))
+    for who in author.accounts:
+        twins.events(who, author.edge(), author.edge(), author.dice.randrange(30), None, 20)
+        twins.events(who, 0, I64_MAX, 0, None, 1000)
+    twins.pair(lambda twin: twins.states[twin].alerts(0, None, 1000))
+    if author.chance(0.3):
+        twins.reload(image, 1000)
+        for turn in author.play(3).turns:
+            twins.turn(turn)
+        twins.check()
+        twins.image()
 
 
 # ---- the journal ----

@@ -125,6 +125,16 @@ class Twins:
         image: bytes = self.pair(one)
         return image
 
+    def reload(self, image: bytes, piece: int) -> None:
+        """Both states as loaded from the image, fed in pieces."""
+        for twin in (NATIVE, REFERENCE):
+            loader = self.kernels[twin].state_loader(len(image))
+            for at in range(0, len(image), piece):
+                loader.feed(image[at : at + piece])
+            self.states[twin] = loader.finish()
+        assert self.image() == image
+        self.check()
+
     def check(self) -> None:
         assert self.pair(lambda twin: self.states[twin].check(self.catalogs[twin])) == 0
 

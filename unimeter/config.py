@@ -34,6 +34,7 @@ class NodeConfig:
     frame_bytes_max: int = 8 * MIB  # one request's payload
     batch_events_max: int = 65_536  # events in one ingest request
     entry_bytes_max: int = 16 * MIB  # one group's open entry; at least one frame fits
+    entries_waiting_max: int = 16  # sealed entries that wait for the journal
     links_max: int = 10_000
     receive_buffer_bytes: int = 256 * KIB  # what one read may bring
     send_buffer_bytes_max: int = 64 * MIB  # a client that does not read its answers is cut off here
@@ -53,8 +54,8 @@ class NodeConfig:
     no_space_retry_ns: int = SECOND_NS // 2
 
     def __post_init__(self) -> None:
-        if self.entry_bytes_max < self.frame_bytes_max + 64 * KIB:
-            raise ValueError("entry_bytes_max must exceed frame_bytes_max by 64 KiB, or one request could never be taken")
+        if self.entry_bytes_max < self.frame_bytes_max + 4 * KIB:
+            raise ValueError("entry_bytes_max must exceed frame_bytes_max by 4 KiB, or one request could never be taken")
         if self.segment_bytes < 2 * self.entry_bytes_max:
             raise ValueError("segment_bytes must be at least twice entry_bytes_max, or a record could not fit a segment")
         for name in ("segment_bytes", "stripe_bytes", "checkpoint_chunk_bytes", "recovery_read_bytes", "scan_read_bytes"):

@@ -21,10 +21,11 @@ from unimeter.commands.bench_run import QUICK, Bench, Results, Settings
 
 app = typer.Typer(help="Measure this node on this machine; `bench load` drives a node that already runs.")
 
+PLAIN_COLUMNS = 120
 INCLUDED = """\
 included: loopback TCP, parsing, checks, duplicate detection (every event has its own timestamp), journal,
-          totals, replies; sync also waits until the events are on disk. client and node share the CPUs.
-excluded: connecting, creating metrics. closed loop; the client's own CPU is stated per event."""
+          totals, replies; sync also waits until the events are on disk. ns/event: CPU time, all threads.
+excluded: connecting, creating metrics. closed loop; client and node share the CPUs."""
 
 
 @app.callback(invoke_without_command=True)
@@ -95,6 +96,8 @@ def run_with_progress(settings: Settings, place: Path, options: tuple[str, ...])
 
 def show(results: Results) -> None:
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_COLUMNS)  # a file or a pipe has no width: do not wrap
     conditions, settings, raw, phases = results.conditions, results.settings, results.raw, results.phases
     console.print(
         f"{conditions['cpu']}, {conditions['cpus']} CPUs, Linux {conditions['kernel']}, Python {conditions['python']}, "
@@ -104,28 +107,28 @@ def show(results: Results) -> None:
         soft_wrap=True,
     )
     table = Table()
-    for heading in ("", "events/s", "p50", "p99", "node CPU/event", "client CPU/event"):
+    for heading in ("", "events/s", "p50", "p99", "node ns/event", "client ns/event"):
         table.add_column(heading, justify="left" if not heading else "right")
     rates = (
-        ("batch_async", f"ingest, batch {settings.batch}, async, {settings.workers} workers"),
-        ("batch_sync", f"ingest, batch {settings.batch}, sync, {settings.workers} workers"),
-        ("single_async", f"ingest, batch 1, async, {settings.single_workers} workers, one connection"),
-        ("single_sync", f"ingest, batch 1, sync, {settings.single_workers} workers, one connection"),
-        ("durable_write", "single durable write, one worker"),
+        ("batch_async", f"batch {settings.batch} async, {settings.workers} workers"),
+        ("batch_sync", f"batch {settings.batch} sync, {settings.workers} workers"),
+        ("single_async", f"batch 1 async, {settings.single_workers} workers, 1 connection"),
+        ("single_sync", f"batch 1 sync, {settings.single_workers} workers, 1 connection"),
+        ("durable_write", "single durable write, 1 worker"),
     )
     for name, title in rates:
         phase = phases[name]
         table.add_row(title, f"{phase.events_per_s():,.0f}", us(phase.latency_ns(50)), us(phase.latency_ns(99)),
-                      f"{phase.node_ns_per_event():,.0f} ns", f"{phase.client_ns_per_event():,.0f} ns")  # fmt: skip
+                      f"{phase.node_ns_per_event():,.0f}", f"{phase.client_ns_per_event():,.0f}")  # fmt: skip
     table.add_section()
     idle, busy = phases["query_idle"], phases["query_under_ingest"]
     table.add_row("query, idle", "", us(idle.latency_ns(50, "query")), us(idle.latency_ns(99, "query")), "", "")
     table.add_row("query, under batch sync ingest", f"{busy.events_per_s():,.0f}", us(busy.latency_ns(50, "query")),
                   us(busy.latency_ns(99, "query")), "", "")  # fmt: skip
     table.add_section()
-    kind = "O_DIRECT" if raw.write_direct else "buffered: no O_DIRECT here"
-    table.add_row(f"raw: synced write of 4 KiB ({kind})", "", us(raw.write_p50_ns), us(raw.write_p99_ns), "", "")
-    table.add_row("raw: round trip, bare uvloop echo", "", us(raw.echo_p50_ns), us(raw.echo_p99_ns), "", "")
+    kind = "O_DIRECT" if raw.write_direct else "no O_DIRECT here"
+    table.add_row(f"raw: 4 KiB synced write, {kind}", "", us(raw.write_p50_ns), us(raw.write_p99_ns), "", "")
+    table.add_row("raw: round trip to a bare uvloop echo", "", us(raw.echo_p50_ns), us(raw.echo_p99_ns), "", "")
     write_p50, write_p99 = raw.write_p50_ns + raw.echo_p50_ns, raw.write_p99_ns + raw.echo_p99_ns
     single = phases["durable_write"]
     table.add_row("durable write / (raw write + echo)", "", ratio(single.latency_ns(50), write_p50),

@@ -69,10 +69,17 @@ def _unblock(kernels: Kernels, magic: bytes, block: bytes) -> dict[str, Any]:
 
 
 def write(
-    kernels: Kernels, config: NodeConfig, cluster_id: int, position: Position, groups: list[Group], stale: list[str]
+    kernels: Kernels,
+    config: NodeConfig,
+    cluster_id: int,
+    position: Position,
+    groups: list[Group],
+    useless: list[str],
+    old: list[str],
 ) -> Flow[str]:
-    """Write a checkpoint of the groups as they are now; `position`: behind the last applied record. Then delete
-    the `stale` files. Returns the new file's name; on NoSpace the caller calls abandon()."""
+    """Write a checkpoint of the groups as they are now; `position`: behind the last applied record. Before,
+    delete the `useless` files (incomplete ones: they only take room); after, the `old` ones. Returns the new file's name;
+    on NoSpace the caller calls abandon()."""
     parts: list[tuple[str, int, Iterator[bytes]]] = []
     for group in groups:
         catalog, archive = group.catalog.dump(), group.archive.dump()
@@ -81,6 +88,8 @@ def write(
         parts.append((f"archive:{group.number}", len(archive), iter([archive])))
         parts.append((f"state:{group.number}", image, _image(group, config.checkpoint_chunk_bytes)))
     file = checkpoint_file(position.seq)
+    for name in useless:
+        yield DeleteFile(name)
     yield CreateFile(file, 0)
     fields = {
         "version": VERSION,
@@ -100,9 +109,8 @@ def write(
         number += 1
     yield WriteFile(file, offset, _block(kernels, FOOTER_MAGIC, {"chunks": number, "seq": position.seq}))
     end(groups)
-    for name in stale:
-        if name != file:
-            yield DeleteFile(name)
+    for name in old:
+        yield DeleteFile(name)
     return file
 
 
@@ -142,8 +150,10 @@ def read(kernels: Kernels, file: str, size_bytes: int, sink: Callable[[str, int,
     """Verify a checkpoint from end to end, giving each section's bytes in order to sink(section, length, data).
     Raises Unusable (the sink may have been fed then: throw away what it built)."""
     try:
+        if size_bytes % BLOCK_BYTES or size_bytes < 2 * BLOCK_BYTES:
+            raise Unusable("it is incomplete")
         header = _unblock(kernels, HEADER_MAGIC, (yield ReadFile(file, 0, BLOCK_BYTES)))
-        footer = _unblock(kernels, FOOTER_MAGIC, (yield ReadFile(file, max(0, size_bytes - BLOCK_BYTES), BLOCK_BYTES)))
+        footer = _unblock(kernels, FOOTER_MAGIC, (yield ReadFile(file, size_bytes - BLOCK_BYTES, BLOCK_BYTES)))
         if header["version"] != VERSION:
             raise Unusable(f"written by format {header['version']}, this program reads {VERSION}")
         position = Position(*header["position"])

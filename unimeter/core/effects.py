@@ -7,13 +7,12 @@ Done means durable: content, length and directory entry survive a power cut.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from unimeter.kernels.api import Bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Bytes for one link, in order with earlier Sends of earlier steps on that link; lost if the link closes.
     At most one Send per link per step."""
 
@@ -21,15 +20,13 @@ class Send:
     data: Bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(NamedTuple):
     """Close a link after what was sent on it (including in this step) has been flushed."""
 
     link: int
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """Write data at offset of an existing file (or grow it), durably. Offset and length are multiples of
     BLOCK_BYTES. `data` must not change until the completion. Writes on one lane are done in the order given;
     the journal lane never waits for the bulk lane."""
@@ -41,8 +38,7 @@ class Write:
     bulk: bool = False  # True: the background lane (checkpoints)
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(NamedTuple):
     """Create a file of `size_bytes` zeroes with its space allocated (size 0: empty), replacing nothing: an
     existing file of that name is truncated first. Background lane."""
 
@@ -51,16 +47,14 @@ class Create:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(NamedTuple):
     """Remove a file; a missing file is fine. Background lane."""
 
     op: int
     file: str
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """Read up to length bytes at offset. Offset and length are multiples of BLOCK_BYTES. Background lane."""
 
     op: int
@@ -69,8 +63,7 @@ class Read:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class Halt:
+class Halt(NamedTuple):
     """Stop this node now. reason None: a clean stop that was asked for."""
 
     reason: str | None

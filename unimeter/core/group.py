@@ -1,9 +1,10 @@
 """A group: one log and the state that is a function of it.
 
-    requests -> open entry -> [sealed: has an index] -> [durable: committed] -> applied -> answered
+    requests -> open entry -> [sealed: has an index] -> [in a record] -> [durable: committed] -> applied -> answered
 
 The open entry gathers every request until the journal is free; so batches grow under load by themselves, and a
-lone event waits for nobody. Changes of the catalog are entries of their own, ahead of the open one. With one
+lone event waits for nobody. Async requests are answered when their entry is sealed, so an entry that holds some is
+sealed at the end of the turn even while the journal is busy, and waits for the next record. Changes of the catalog are entries of their own, ahead of the open one. With one
 voter, durable is committed.
 """
 
@@ -35,7 +36,7 @@ class ControlEntry:
 
 @dataclass
 class Sealed:
-    """One sealed entry: in flight, or durable and not applied yet."""
+    """One sealed entry: waiting for a record, in flight, or durable and not applied yet."""
 
     index: int
     entry: Bytes
@@ -62,7 +63,10 @@ class Group:
         self.open = self._intake()
         self._spare: list[Intake] = []
         self.pending_control: list[ControlEntry] = []
-        self.sealed: list[Sealed] = []  # in the record in flight
+        self._sealed: list[Sealed] = []  # waiting for a record
+        self._sealed_bytes = 0
+        self._flying: list[Sealed] = []  # in the record in flight
+        self._ordered: list[Reply] = []  # answers to async requests that were sealed
         self._committed: list[tuple[Sealed, Position, int]] = []  # with the record's place and length
         self.alert_next = 1
 
@@ -71,47 +75,71 @@ class Group:
 
     # ---- before the log ----
 
-    def open_bytes(self) -> int:
-        """Size of the entries that sealing now would make."""
+    def waiting_bytes(self) -> int:
+        """Size of the entries that the next record would carry."""
         control = sum(ENTRY_BYTES + len(entry.body) for entry in self.pending_control)
-        return control + (ENTRY_BYTES + self.open.used_bytes if self.open.batch_count else 0)
+        opened = ENTRY_BYTES + self.open.used_bytes if self.open.batch_count else 0
+        return self._sealed_bytes + control + opened
 
     def has_work(self) -> bool:
-        return bool(self.pending_control) or self.open.batch_count > 0
+        return self.open.batch_count > 0 or bool(self.pending_control) or bool(self._sealed)
+
+    def in_log(self) -> bool:
+        """Is any entry ordered and not applied yet?"""
+        return self.applied_index < self.ordered_index
 
     def propose(self, kind: int, body: bytes, done: Callable[[Outcome], None]) -> None:
         self.pending_control.append(ControlEntry(kind, body, done))
 
-    def seal(self, wall_ns: int) -> list[Bytes]:
-        """Give everything that waits its place in the log. Returns the entries for the journal."""
-        entries: list[Bytes] = []
-        control, self.pending_control = self.pending_control, []
-        for waiting in control:
+    def seal_for_async(self, wall_ns: int) -> None:
+        """While the journal is busy: order what has async requests in it, within the bounds of what may wait."""
+        config = self.config
+        if (
+            self.open.immediate_count
+            and len(self._sealed) < config.entries_waiting_max
+            and self.waiting_bytes() <= config.entry_bytes_max // 2
+        ):
+            self.seal(wall_ns)
+
+    def seal(self, wall_ns: int) -> None:
+        """Give everything that waits its place in the log."""
+        for waiting in self.pending_control:
             stamp = self._next_stamp(wall_ns)
             self.ordered_index += 1
             entry = self.kernels.entry(
                 waiting.kind, self.number, self.ordered_index, self.term, stamp, self.next_row, waiting.body
             )
-            entries.append(entry)
-            self.sealed.append(Sealed(self.ordered_index, entry, control=waiting))
-        if self.open.batch_count:
-            intake = self.open
+            self._add_sealed(Sealed(self.ordered_index, entry, control=waiting))
+        self.pending_control.clear()
+        intake = self.open
+        if intake.batch_count:
             rows = intake.row_count
             self.ordered_index += 1
             sealed = intake.seal(self.number, self.ordered_index, self.term, self._next_stamp(wall_ns), self.next_row)
             self.next_row += rows
-            entries.append(sealed)
-            self.sealed.append(Sealed(self.ordered_index, sealed, intake=intake))
+            self._add_sealed(Sealed(self.ordered_index, sealed, intake=intake))
             self.open = self._spare.pop() if self._spare else self._intake()
-        return entries
+            self._ordered += intake.immediate()
+            if self._ordered:
+                self.answered_index = self.ordered_index
+
+    def _add_sealed(self, sealed: Sealed) -> None:
+        self._sealed.append(sealed)
+        self._sealed_bytes += len(sealed.entry)
+
+    def take_sealed(self) -> list[Bytes]:
+        """The entries for the next record, in order; they are in flight from now on."""
+        assert not self._flying, "one record in flight at a time"
+        self._flying, self._sealed, self._sealed_bytes = self._sealed, [], 0
+        return [sealed.entry for sealed in self._flying]
 
     def ordered_replies(self) -> list[Reply]:
-        """Answers that need not wait for the disk: refusals, and async requests of sealed entries."""
-        replies = self.open.immediate()
-        for sealed in self.sealed:
-            if sealed.intake is not None and (ready := sealed.intake.immediate()):
-                self.answered_index = max(self.answered_index, sealed.index)
-                replies = ready + replies
+        """Answers that need not wait for the disk: async requests of sealed entries, and refusals."""
+        replies, self._ordered = self._ordered, []
+        if self.open.immediate_count:
+            replies += self.open.immediate()
+            if not self.open.batch_count:
+                self.open.clear()  # refusals alone must not fill the entry
         return replies
 
     def _next_stamp(self, wall_ns: int) -> int:
@@ -121,13 +149,15 @@ class Group:
     # ---- after the log ----
 
     def commit(self, began: Position, length: int) -> None:
-        """The record with all sealed entries is durable."""
-        self._committed += [(sealed, began, length) for sealed in self.sealed]
-        self.sealed = []
+        """The record in flight is durable."""
+        self._committed += [(sealed, began, length) for sealed in self._flying]
+        self._flying = []
 
     def apply_committed(self) -> list[Reply]:
         """Apply what is committed, in order. Returns the answers."""
         replies: list[Reply] = []
+        if not self._committed:
+            return replies
         committed, self._committed = self._committed, []
         for item, began, length in committed:
             applied, outcome = self._apply(item.entry, began, length)

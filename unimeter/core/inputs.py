@@ -32,21 +32,18 @@ class DiskError(Enum):
     FAILED = "failed"  # the disk said no, or a sync failed: the file's content is unknown from now on
 
 
-@dataclass(frozen=True, slots=True)
-class Booted:
+class Booted(NamedTuple):
     """First input: what the data directory holds."""
 
     files: tuple[FileInfo, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LinkOpened:
+class LinkOpened(NamedTuple):
     link: int
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
-class FramesArrived:
+class FramesArrived(NamedTuple):
     """Whole frames from one link. `frames.error` may end them: the link's bytes after that are not a protocol."""
 
     link: int
@@ -54,21 +51,18 @@ class FramesArrived:
     frames: FrameTable
 
 
-@dataclass(frozen=True, slots=True)
-class LinkClosed:
+class LinkClosed(NamedTuple):
     link: int
 
 
-@dataclass(frozen=True, slots=True)
-class WriteDone:
+class WriteDone(NamedTuple):
     """A Write, Create or Delete is done: durable, or refused with an error."""
 
     op: int
     error: DiskError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ReadDone:
+class ReadDone(NamedTuple):
     """`data` is shorter than asked for only at the end of the file."""
 
     op: int

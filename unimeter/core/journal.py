@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from unimeter.config import BLOCK_BYTES, NodeConfig
@@ -47,6 +48,7 @@ class JournalWrite(NamedTuple):
     data: memoryview  # whole blocks; unchanged until the next append
 
 
+@lru_cache(maxsize=1024)
 def segment_file(number: int) -> str:
     return f"journal/{number:010d}.seg"
 

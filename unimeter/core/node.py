@@ -82,6 +82,7 @@ class Node:
         self._turn_pending = False
         self._out = Outbox()
         self._links: set[int] = set()
+        self._leaving: dict[int, int] = {}  # link to close -> log index whose answers it still gets
         self._flows = Flows(self._out, self._halt)
         self._recovery: Recovery | None = None
         self._journal_op = 0
@@ -188,7 +189,7 @@ class Node:
 
     def _frames_arrived(self, event: FramesArrived) -> None:
         link, data, frames = event.link, event.data, event.frames
-        if link not in self._links:
+        if link not in self._links or link in self._leaving:
             return
         count = len(frames)
         self._counts["frames"] += count
@@ -201,7 +202,7 @@ class Node:
                 if stop == layout.UM_STOP_END:
                     break
                 if stop == layout.UM_STOP_MALFORMED:
-                    self._replies(group.open.immediate())
+                    self._replies(group.ordered_replies())
                     self._hang_up(link)
                     break
             frame = frames[at]
@@ -212,7 +213,7 @@ class Node:
             elif not self._control(link, frame, data[frame.payload_off : frame.payload_off + frame.payload_len]):
                 self._hang_up(link)
                 break
-        if frames.error and link in self._links:
+        if frames.error and link not in self._leaving:
             bad = Refused(
                 "bad_request", _SCAN_ERRORS[frames.error], "speak protocol v1 or v2; this connection is closed"
             )
@@ -252,7 +253,7 @@ class Node:
         if self._stopping:
             return STOPPING
         if self._upkeep.disk_full and not self.journal.next_segment_ready:
-            waiting = sum(group.open_bytes() for group in self.groups)
+            waiting = sum(group.waiting_bytes() for group in self.groups)
             if waiting + size_bytes + 2 * ENTRY_BYTES > self.journal.room_bytes():
                 return DISK_FULL
         return None
@@ -266,11 +267,24 @@ class Node:
             self._send(link, data)
 
     def _hang_up(self, link: int) -> None:
-        self._out.close(link)
-        self._drop_link(link)
+        """Take no more from the link; close it once what it asked before is answered."""
+        last = 0
+        if self.ready:
+            group = self.groups[0]
+            last = group.ordered_index + (1 if group.has_work() else 0)
+        self._leaving[link] = last
+        self._wake()
+
+    def _close_leaving(self) -> None:
+        if self._leaving:
+            applied = self.groups[0].applied_index if self.ready else 0
+            for link in [link for link, last in self._leaving.items() if last <= applied]:
+                self._out.close(link)
+                self._drop_link(link)
 
     def _drop_link(self, link: int) -> None:
         self._links.discard(link)
+        self._leaving.pop(link, None)
         if self.ready:
             self._subscriptions.remove(link)
 
@@ -282,13 +296,16 @@ class Node:
 
     def _end_turn(self) -> None:
         if not self.ready:
+            self._close_leaving()
             return
         self._apply()
         self._upkeep.turn(self._now.monotonic_ns)
-        self._flush()
-        for group in self.groups:
-            self._replies(group.open.immediate())
+        if not self._flush():
+            for group in self.groups:
+                group.seal_for_async(self._now.wall_ns)
+                self._replies(group.ordered_replies())
         self._serve_reads()
+        self._close_leaving()
         if self._stopping:
             self._drain()
 
@@ -297,12 +314,14 @@ class Node:
         journal = self.journal
         if journal.flying is not None or not any(group.has_work() for group in self.groups):
             return False
-        if not journal.fits(sum(group.open_bytes() for group in self.groups)):
+        if not journal.fits(sum(group.waiting_bytes() for group in self.groups)):
             if not journal.next_segment_ready:
                 return False  # goes on when the segment is there
             journal.roll()
             self._upkeep.want_segment(self._now.monotonic_ns)
-        entries = [entry for group in self.groups for entry in group.seal(self._now.wall_ns)]
+        for group in self.groups:
+            group.seal(self._now.wall_ns)
+        entries = [entry for group in self.groups for entry in group.take_sealed()]
         write = journal.append(entries, max(group.stamp_ns for group in self.groups))
         self._journal_op = self._out.write_journal(write.file, write.offset, write.data)
         for group in self.groups:
@@ -325,6 +344,7 @@ class Node:
             else:
                 self._apply()
                 self._serve_reads()
+                self._close_leaving()
                 if self._stopping or self._upkeep.bytes_since_checkpoint() >= self.config.checkpoint_after_bytes:
                     self._wake()
         else:
@@ -333,10 +353,11 @@ class Node:
     def _apply(self) -> None:
         for group in self.groups:
             self._replies(group.apply_committed())
-            for link, data in self._subscriptions.due(group.state, group.alert_next):
-                self._send(link, data)
-            if self._subscriptions.behind(group.alert_next):
-                self._wake()
+            if self._subscriptions:
+                for link, data in self._subscriptions.due(group.state, group.alert_next):
+                    self._send(link, data)
+                if self._subscriptions.behind(group.alert_next):
+                    self._wake()
 
     def _serve_reads(self) -> None:
         for reads in self.reads:

@@ -77,7 +77,7 @@ class Service:
 
     def put_metric(self, definition: Definition, done: Done[tuple[Metric, bool]]) -> None:
         planned = self.groups[0].catalog.plan_put(definition)
-        busy = any(group.pending_control or group.sealed for group in self.groups)
+        busy = any(group.pending_control or group.in_log() for group in self.groups)
         if not busy and self.groups[0].catalog.get(definition.code) == planned:
             done((planned, False))
             return

@@ -30,5 +30,8 @@ class Subscriptions:
                 self._cursors[link] = (alerts[-1].number, encode)
                 yield link, b"".join(encode(alert) for alert in alerts)
 
+    def __len__(self) -> int:
+        return len(self._cursors)
+
     def behind(self, alert_next: int) -> bool:
         return any(cursor + 1 < alert_next for cursor, _ in self._cursors.values())

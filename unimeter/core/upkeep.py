@@ -107,10 +107,9 @@ class Upkeep:
             self.checkpointing = False
             self._wake()
 
-        journal = self._journal
-        flow = checkpoint.write(
-            self._kernels, self._config, journal.cluster_id, position, self._groups, self._checkpoints
-        )
+        useless, old = self._stale, self._checkpoints[: 1 - checkpoint.KEPT_MAX]
+        cluster_id = self._journal.cluster_id
+        flow = checkpoint.write(self._kernels, self._config, cluster_id, position, self._groups, useless, old)
         self._flows.start(flow, written, full)
 
     def _found_full(self, now_ns: int) -> None:

@@ -23,6 +23,7 @@ from unimeter.io.framer import Framer
 from unimeter.io.interface import Clock, Disk, Network, Process
 from unimeter.kernels.api import Kernels
 
+_TIME_PASSED = TimePassed()
 _TURN_NS = -1  # stands for "at the end of this turn" among deadlines
 
 
@@ -81,7 +82,7 @@ class Driver:
 
     def _tick(self) -> None:
         self._scheduled_ns = NEVER_NS
-        self._step(TimePassed())
+        self._step(_TIME_PASSED)
 
     def _step(self, event: Input) -> None:
         node = self.node

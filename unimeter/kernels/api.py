@@ -95,6 +95,10 @@ class Intake(Protocol):
     def used_bytes(self) -> int:
         """Bytes of the entry's body so far."""
 
+    @property
+    def immediate_count(self) -> int:
+        """Requests that immediate() has not answered yet; after a call before seal(): those that wait for the seal."""
+
     def take(self, catalog: Catalog, data: Bytes, frames: FrameTable, first: int, link: int) -> tuple[int, int]:
         """Take ingest frames from `first` on. Returns (UM_STOP_*, index of the first frame not taken)."""
 

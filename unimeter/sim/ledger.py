@@ -99,10 +99,12 @@ class Order:
         for request in ledger.ingests:
             if request.state == ACKED and request.result is not None and request.sync:
                 acked.append((request.answered_ns, request.result.last_offset))
-        for event in ledger.log:  # an async answer is no promise of a place, but the place it got is known now
-            owner = ledger.owner.get(event.seq)
-            if owner is not None and owner.state == ACKED and not owner.sync:
-                acked.append((owner.answered_ns, event.seq))
+        for event in ledger.log:  # an async answer is no promise, but if the batch got the place that it was told ...
+            candidates = ledger.by_ident.get(event.ident, [])
+            if len(candidates) == 1 and not candidates[0].sync:
+                low, high = span(candidates[0])
+                if low < event.seq <= high:
+                    acked.append((candidates[0].answered_ns, event.seq))
         self._ack_times, self._ack_seqs = running_max(acked)
         sent = [
             (-min(request.first_sent_ns for request in ledger.by_ident[event.ident]), -event.seq)

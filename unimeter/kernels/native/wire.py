@@ -159,6 +159,10 @@ class NativeIntake:
     def used_bytes(self) -> int:
         return int(self.cdata.rows.used)
 
+    @property
+    def immediate_count(self) -> int:
+        return int(self.cdata.immediate.used) // REQUEST.size
+
     def take(self, catalog: AnyCatalog, data: Bytes, frames: FrameTable, first: int, link: int) -> tuple[int, int]:
         assert not self._sealed, "a sealed entry takes nothing"
         assert isinstance(catalog, NativeCatalog)

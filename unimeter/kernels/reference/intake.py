@@ -143,6 +143,10 @@ class ReferenceIntake:
             request.first_seq = first_seq
         return memoryview(self._entry)
 
+    @property
+    def immediate_count(self) -> int:
+        return len(self._immediate)
+
     def immediate(self) -> list[Reply]:
         """Answers that wait for nothing (refused requests; async requests, once sealed); each is given once."""
         ready = [request for request in self._immediate if self._entry or request.needs_nothing]
