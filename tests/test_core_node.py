@@ -208,6 +208,18 @@ def fill(bench: Bench) -> Bench:
     return bench
 
 
+def test_a_record_with_several_entries_is_read_once(bench: Bench) -> None:
+    """Found by the simulator (swarm, seed 5): a record with two entries of a group became two stripes."""
+    for n in range(4):  # the first goes out alone, the others are ordered while it is being written
+        bench.feed(1, v1_ingest(v1_event("calls", 7, n, JAN_1 + n), sync=False))
+        bench.turn()
+    bench.disk()
+    bench.take(1)
+    _, payload = bench.ask(1, v1(wire.V1_TYPE_EVENTS_LIST, struct.pack("<Qqq", 7, 0, 2**62)))
+    assert struct.unpack_from("<I", payload)[0] == 4
+    assert usage(bench, 7, JAN_1 + 1, JAN_1 + 3)[2] == 2
+
+
 def test_an_alert_fires_once_is_listed_and_pushed(bench: Bench) -> None:
     bench.link(3)
     bench.ask(3, v1(wire.V1_TYPE_ALERT_ENABLE))

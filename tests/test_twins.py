@@ -20,6 +20,7 @@ from tests.twin_strategies import (
     HOUR,
     I64_MAX,
     I64_MIN,
+    LATER,
     METRICS,
     ROOMY,
     U64_MAX,
@@ -317,8 +318,9 @@ def test_long_plays_of_every_taste_are_equal(seed: int, turn_count: int) -> None
     author = Author(seed)
     play = author.play(turn_count)
     twins = Twins(play)
-    for turn in play.turns:
-        twins.turn(turn)
+    change_at = author.dice.randrange(2 * turn_count)
+    for number, turn in enumerate(play.turns):
+        twins.turn(turn, LATER if number == change_at else None)
     twins.check()
     image = twins.image()
     twins.pair(lambda twin: twins.states[twin].memory_bytes())

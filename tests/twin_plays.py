@@ -16,6 +16,7 @@ from tests.twin_strategies import (
     HOUR,
     I64_MAX,
     I64_MIN,
+    LATER,
     METRICS,
     ROOMY,
     U64_MAX,
@@ -144,7 +145,7 @@ class Author:
     def spec(self) -> QuerySpec:
         dice = self.dice
         number = CODES.index(dice.choice(self.codes))
-        dimensions = [*range(len(METRICS[number].dimensions))]
+        dimensions = [*range(len(dice.choice([METRICS, LATER])[number].dimensions))]
         group_by = dice.sample(dimensions, dice.randint(0, len(dimensions)))
         filters = tuple(
             (dimension, tuple(dice.sample([*self.texts, b"nowhere"], dice.randint(0, len(self.texts)))))

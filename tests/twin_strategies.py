@@ -7,7 +7,7 @@ built here with nothing but `struct`, so that neither implementation can lend th
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import strategies as st
 
@@ -152,6 +152,18 @@ METRICS = (
     Metric(b"seats", 4, recurring=True, dimensions=(b"plan",), thresholds=((2, True, True),), period=1),
     Metric(b"gone", 1, alive=False),
     Metric(b"plain", 1),
+)
+# The same metrics some time later: dimensions and thresholds were added, one was deleted, one is new.
+LATER = (
+    replace(METRICS[0], dimensions=(b"region", b"x")),
+    replace(METRICS[1], dimensions=(b"region", b"plan", b"x"), thresholds=((5, False, True), (-2, True, False))),
+    replace(METRICS[2], alive=False),
+    METRICS[3],
+    replace(METRICS[4], dimensions=(b"region", b"plan"), thresholds=((3, True, True), (1, True, False))),
+    METRICS[5],
+    METRICS[6],
+    replace(METRICS[7], thresholds=((1, True, True), (4, True, False)), period=2),
+    Metric(b"fresh", 0),
 )
 CODES = tuple(metric.code for metric in METRICS)
 

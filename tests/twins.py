@@ -38,7 +38,7 @@ def limits_of(play: Play) -> Limits:
 class Twins:
     def __init__(self, play: Play, metrics: tuple[Metric, ...] = METRICS, intake_bytes: int = 1 << 20) -> None:
         self.kernels = both()
-        self.catalogs = [k.catalog([m.pack(n) for n, m in enumerate(metrics)]) for k in self.kernels]
+        self.change_metrics(metrics)
         self.states = [k.state(limits_of(play)) for k in self.kernels]
         self.intakes = [k.intake(0, intake_bytes, 100) for k in self.kernels]
         self.index = 0
@@ -47,6 +47,9 @@ class Twins:
         self.record_seq = 0
         self.chain = 12345
         self.records: list[bytes] = []
+
+    def change_metrics(self, metrics: tuple[Metric, ...]) -> None:
+        self.catalogs = [k.catalog([m.pack(n) for n, m in enumerate(metrics)]) for k in self.kernels]
 
     def pair(self, what: Callable[[int], Any]) -> Any:
         return same([plain(what(NATIVE)), plain(what(REFERENCE))])
@@ -65,8 +68,9 @@ class Twins:
         assert isinstance(stop, int)
         return stop
 
-    def turn(self, turn: Turn) -> bytes:
-        """Requests, one entry of them, applied; the answers. Returns the entry."""
+    def turn(self, turn: Turn, change_to: tuple[Metric, ...] | None = None) -> bytes:
+        """Requests, one entry of them, applied; the answers. Returns the entry. change_to: the metrics change
+        between intake and apply."""
         self.stamp_ns += turn.elapsed_ns
         self.pair(lambda twin: self.intakes[twin].immediate())
         for request in turn.requests:
@@ -77,6 +81,8 @@ class Twins:
         self.pair(lambda twin: self.intakes[twin].immediate())
         assert self.pair(lambda twin: self.kernels[twin].entry_verify(entry))
         self.append(entry)
+        if change_to is not None:
+            self.change_metrics(change_to)
         applied = self.apply(entry)
         self.pair(lambda twin: self.intakes[twin].answers(applied[twin]))
         self.pair(lambda twin: self.intakes[twin].clear())
@@ -142,8 +148,8 @@ class Twins:
         def one(twin: int) -> Any:
             try:
                 query = self.states[twin].query(self.catalogs[twin], spec, groups_max)
-            except TooManyGroups:
-                return "too many groups"
+            except (TooManyGroups, ValueError) as error:
+                return type(error)
             plan = (query.needs_scan, query.needs_scan and (query.first_seq, query.end_seq, query.edges))
             if query.needs_scan:
                 query.scan(self.journal)

@@ -115,7 +115,8 @@ static void refill(um_state *st, uint32_t index, uint64_t slots) {
 }
 
 void um__index_rebuild(um_state *st, uint32_t index) {
-    refill(st, index, slots_for(um__count(st, region_of_index[index])));
+    const uint32_t entered = um__count(st, region_of_index[index]) - (index == UM_X_VALUES);   /* "" is not in it */
+    refill(st, index, slots_for(entered));
 }
 
 void um__index_clear(um_state *st, uint32_t index) {

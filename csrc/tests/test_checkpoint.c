@@ -125,6 +125,10 @@ static void buckets_equal_a_recount_of_what_was_stored(void) {
 
 static uint64_t read_image(world *w, uint8_t *out, uint64_t total, uint64_t step_max, int apply_meanwhile) {
     uint64_t at = 0, produced;
+    for (int i = 0; apply_meanwhile && i < 2; i++) {   /* before anything was read */
+        write_entry(w);
+        commit(w);
+    }
     while ((produced = um_ckpt_read(&w->st, out + at, 1 + dice(step_max))) != 0) {
         at += produced;
         assert(at <= total);

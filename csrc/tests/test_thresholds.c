@@ -174,6 +174,20 @@ static void no_room_for_an_alert_refuses_the_event(void) {
     world_free(w);
 }
 
+static void no_room_for_the_members_of_a_new_period_refuses_the_event(void) {
+    um_limits limits = plenty();
+    limits.records_max[UM_R_PMEMBERS] = 20;
+    world *w = world_new(limits);
+    um_metric *m = add_metric(w, UM_AGG_UNIQUE);
+    m->recurring = 1;
+    for (int i = 0; i < 20; i++) add(w, i, BASE - (i % 7) * 40 * DAY_NS);
+    add_threshold(m, 5, 0);
+    assert(send(w, 0, EVENT(.metric = 5, .value = 20)) == UM_V_FULL);   /* 20 seats carried over, and this one */
+    assert(records(w, UM_R_PERIODS) == 0 && records(w, UM_R_PMEMBERS) == 0);
+    assert(add(w, 20, BASE - 41 * DAY_NS) == 1);                        /* few had been added by then */
+    world_free(w);
+}
+
 /* ---- against a brute-force model ---- */
 
 typedef struct { int64_t value, ts; uint64_t account; uint8_t op; } fact;
@@ -252,6 +266,7 @@ int main(void) {
     RUN(members_of_a_period_that_do_not_recur_start_anew);
     RUN(an_alert_value_is_clipped_to_64_bits);
     RUN(no_room_for_an_alert_refuses_the_event);
+    RUN(no_room_for_the_members_of_a_new_period_refuses_the_event);
     RUN(running_totals_equal_a_recount_in_any_order_of_arrival);
     puts("test_thresholds: ok");
     return 0;

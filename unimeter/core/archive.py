@@ -34,21 +34,21 @@ class Archive:
     def __init__(self, stripe_bytes: int) -> None:
         self._stripe_bytes = stripe_bytes
         self._stripes: list[Stripe] = []
+        self._last_record = (0, 0)  # segment and offset of the newest record
 
     def __len__(self) -> int:
         return len(self._stripes)
 
     def add(self, began: Position, length: int, first_row: int, end_row: int, min_ts: int, max_ts: int) -> None:
-        """A record with rows of this group was applied: it began at `began` and is `length` bytes long."""
+        """An entry with rows of this group was applied: its record began at `began` and is `length` bytes long."""
+        again = self._last_record == (began.segment, began.offset)  # another entry in the same record
+        self._last_record = (began.segment, began.offset)
+        added = 0 if again else length
         last = self._stripes[-1] if self._stripes else None
-        if (
-            last is not None
-            and last.segment == began.segment
-            and last.offset + last.length == began.offset
-            and last.length + length <= self._stripe_bytes
-        ):
+        follows = last is not None and (last.segment, last.offset + last.length) == (began.segment, began.offset)
+        if last is not None and (again or (follows and last.length + length <= self._stripe_bytes)):
             self._stripes[-1] = last._replace(
-                length=last.length + length,
+                length=last.length + added,
                 end_row=end_row,
                 min_ts=min(last.min_ts, min_ts),
                 max_ts=max(last.max_ts, max_ts),

@@ -64,7 +64,14 @@ def _early(run: Run, host: Host) -> None:
         else:
             submit(port, effect)
 
+    crash = host.disk.crash
+
+    def forgetful(kind: str) -> None:
+        host.disk.pending = [pending for pending in host.disk.pending if not isinstance(pending.port, _Mute)]
+        crash(kind)
+
     host.disk.submit = eager  # type: ignore[method-assign]
+    host.disk.crash = forgetful  # type: ignore[method-assign]
     host.disk.sees_all = True  # as a page cache: what is not durable yet can be read all the same
 
 

@@ -30,6 +30,7 @@ Operation = Write | Create | Delete | Read
 Completion = WriteDone | ReadDone
 KILL = "kill"
 POWER_CUT = "power_cut"
+NAME_BYTES_MAX = 127
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Pending:
     verdict: DiskError | None = None  # decided at submission: it will fail like this
     misdirected: bool = False
     checksum: int = 0  # of a write's data when it was submitted
+    due_ns: int = 0
 
 
 @dataclass
@@ -86,15 +88,14 @@ class SimDisk:
         return DiskPort(self, enter)
 
     def submit(self, port: DiskPort, effect: Operation) -> None:
+        check_name(effect.file)
         if self.faults.on_submit is not None:
             self.faults.on_submit(effect)
         pending = Pending(effect, port)
         if self.faults.verdict is not None:
             pending.verdict = self.faults.verdict(effect)
-        self.pending.append(pending)
         if isinstance(effect, Write):
             assert effect.offset % BLOCK_BYTES == 0 and len(effect.data) % BLOCK_BYTES == 0 and len(effect.data) > 0
-            assert effect.file in self.image.files, f"write to {effect.file}, which does not exist"
             start_ns = max(self.world.now_ns, self._lane_free_ns.get(effect.bulk, 0))
             due_ns = start_ns + self._latency_ns(len(effect.data), write=True)
             self._lane_free_ns[effect.bulk] = due_ns
@@ -109,7 +110,11 @@ class SimDisk:
                 length = effect.length
                 assert effect.offset % BLOCK_BYTES == 0 and length % BLOCK_BYTES == 0, f"unaligned: {effect}"
             due_ns = self.world.now_ns + self._latency_ns(length, write)
+            if not isinstance(effect, Read):  # what was asked of the file before still finds it
+                due_ns = max([due_ns, *(p.due_ns for p in self.pending if p.effect.file == effect.file)])
             self.world.note(f"disk {type(effect).__name__.lower()} {effect.file} op={effect.op}")
+        pending.due_ns = due_ns
+        self.pending.append(pending)
         self.world.at(due_ns, self._finish, pending)
 
     def in_flight(self, bulk: bool | None = None) -> bool:
@@ -140,6 +145,8 @@ class SimDisk:
         if isinstance(effect, Delete):
             image.delete(effect.file)
             return WriteDone(effect.op)
+        if isinstance(effect, Write) and effect.file not in image.files:
+            return WriteDone(effect.op, DiskError.FAILED)
         growth = self._growth_bytes(effect)
         if pending.verdict is DiskError.NO_SPACE or (growth > 0 and image.used_bytes() + growth > self.settings.capacity_bytes):
             self.refusals += 1
@@ -265,6 +272,13 @@ class SimDisk:
                 self.world.note(f"disk misdirected {effect.file} @{effect.offset} to {name} @{offset}")
                 return True
         return False
+
+
+def check_name(name: str) -> None:
+    """A file's name: relative, below the directory."""
+    parts = name.split("/")
+    assert all(part not in ("", ".", "..") for part in parts) and "\0" not in name, f"file name {name!r}"
+    assert len(name.encode()) <= NAME_BYTES_MAX, f"file name {name!r} is too long"
 
 
 class DiskPort:

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 
 from unimeter.kernels import layout as lay
 from unimeter.kernels.api import Bytes, QuerySpec, Row, TooManyGroups
+from unimeter.kernels.layout import MetricDef
 from unimeter.kernels.reference import journal
 from unimeter.kernels.reference.catalog import ReferenceCatalog
-from unimeter.kernels.reference.records import Bucket, Cell, Totals
+from unimeter.kernels.reference.records import I64_MAX, Bucket, Cell, Totals
 from unimeter.kernels.reference.rows import RowView
 from unimeter.kernels.reference.skips import is_skipped
 from unimeter.kernels.reference.state import State
@@ -77,13 +78,22 @@ class _Group:
         return sum(operation != lay.UM_OP_REMOVE for _, _, operation in self.members.values())
 
 
+def _metric(catalog: ReferenceCatalog, spec: QuerySpec) -> MetricDef:
+    if spec.metric >= len(catalog.metrics):
+        raise ValueError("the query names a metric that the catalog does not have")
+    metric = catalog.metrics[spec.metric]
+    if any(number >= len(metric.dimensions) for number in (*spec.group_by, *(number for number, _ in spec.filters))):
+        raise ValueError("the query names a dimension that the metric does not have")
+    return metric
+
+
 class ReferenceQuery:
     def __init__(
         self, state: State, catalog: ReferenceCatalog, group_number: int, spec: QuerySpec, groups_max: int
     ) -> None:
         self.state, self.spec, self.groups_max, self.group_number = state, spec, groups_max, group_number
-        self.metric = catalog.metrics[spec.metric]
-        self.range = _Range(max(0, spec.start), max(0, spec.end))
+        self.metric = _metric(catalog, spec)
+        self.range = _Range(*(min(max(at, 0), I64_MAX) for at in (spec.start, spec.end)))
         self.unique = self.metric.aggregation == lay.UM_AGG_UNIQUE
         self.seats = self.unique and self.metric.recurring
         self.member_range = _Range(0 if self.seats else self.range.start, self.range.end)
