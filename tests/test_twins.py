@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
@@ -24,6 +25,7 @@ from tests.twin_strategies import (
     METRICS,
     ROOMY,
     U64_MAX,
+    Event,
     Play,
     Request,
     Turn,
@@ -336,6 +338,29 @@ def test_long_plays_of_every_taste_are_equal(seed: int, turn_count: int) -> None
             twins.turn(turn)
         twins.check()
         twins.image()
+
+
+def test_the_last_run_of_skips_has_a_place_after_a_lowered_limit_and_a_restart() -> None:
+    twins = Twins(Play((*ROOMY[:-6], 1000, 8, 64, 64, 256, 300), 256, 100, HOUR))
+
+    def send(*values: int) -> None:
+        events = [Event(1, b"plain", value, BASE, id=b"%d" % value) for value in values]
+        twins.turn(Turn([Request(1, v2_frame(2, 1, v2_batch(events)))], 1))
+
+    for value in range(256):  # a stored one, a duplicate, a stored one, ...
+        send(value, value)
+    send(500)
+    twins.image()
+    body = lay.encode_limits(replace(twins.states[REFERENCE].limits(), records_max=(*ROOMY[:-1], 100)))
+    entry = twins.kernels[REFERENCE].entry(
+        lay.UM_ENTRY_LIMITS, 0, twins.index + 1, 1, twins.stamp_ns, twins.next_seq, body
+    )
+    twins.apply(entry)
+    twins.reload(twins.image(), 4096)
+    send(501, 502)
+    assert twins.states[REFERENCE].region_counts()[lay.UM_R_SKIPS] == 257
+    twins.check()
+    twins.image()
 
 
 # ---- the journal ----

@@ -107,7 +107,11 @@ class Upkeep:
             self.checkpointing = False
             self._wake()
 
-        useless, old = self._stale, self._checkpoints[: 1 - checkpoint.KEPT_MAX]
+        kept = self._checkpoints[-checkpoint.KEPT_MAX :]
+        useless = (
+            self._stale + self._checkpoints[: -checkpoint.KEPT_MAX]
+        )  # a crash may have left more than were to be kept
+        old = kept[: 1 - checkpoint.KEPT_MAX]
         cluster_id = self._journal.cluster_id
         flow = checkpoint.write(self._kernels, self._config, cluster_id, position, self._groups, useless, old)
         self._flows.start(flow, written, full)

@@ -30,7 +30,7 @@ Operation = Write | Create | Delete | Read
 Completion = WriteDone | ReadDone
 KILL = "kill"
 POWER_CUT = "power_cut"
-NAME_BYTES_MAX = 127
+NAME_BYTES_MAX = 119
 
 
 @dataclass

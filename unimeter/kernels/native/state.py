@@ -34,6 +34,7 @@ from unimeter.kernels.layout import (
     UM_R_ALERTS,
     UM_R_HEAP,
     UM_R_META,
+    UM_R_SKIPS,
     UM_REGIONS,
     decode_limits,
     encode_limits,
@@ -285,9 +286,8 @@ class NativeStateLoader:
             raise ValueError("a checkpoint image of another length")
         at = _IMAGE_HEAD.size + _META_FIELDS * 8
         limits = decode_limits(memoryview(first)[at : at + LIMITS.size])
-        counts = (
-            max(limits.records_max[region], used[region] // _RECORD_BYTES[region]) for region in range(UM_REGIONS)
-        )
+        counts = [max(limits.records_max[region], used[region] // _RECORD_BYTES[region]) for region in range(UM_REGIONS)]
+        counts[UM_R_SKIPS] += 1  # if the limit was lowered below what is in use, the last run still has a place
         try:
             self._memory = _Memory(replace(limits, records_max=tuple(counts)))
         except (OSError, OverflowError, ValueError) as error:
