@@ -7,6 +7,7 @@ the record is durable. So an async batch may be missing if a process died around
 
 from __future__ import annotations
 
+from unimeter.sim.events import Ident
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
 from unimeter.sim.ledger import span
@@ -17,7 +18,9 @@ UNDER_WAY_NS = SECOND  # longer than any journal write of the simulator takes
 
 
 class Check(Invariant):
-    sentence = "For all ingest requests answered ok, every event that was said to be stored is in the log at the end, always."
+    sentence = (
+        "For all ingest requests answered ok, every event that was said to be stored is in the log at the end, always."
+    )
     canary = "acknowledges_before_durable"
 
     _deaths: list[int]
@@ -45,7 +48,7 @@ class Check(Invariant):
     def _died_around(self, request: Ingest) -> bool:
         return any(request.first_sent_ns <= death <= request.answered_ns + UNDER_WAY_NS for death in self._deaths)
 
-    def _sync(self, request: Ingest, at: dict[int, object], present: set[object]) -> None:
+    def _sync(self, request: Ingest, at: dict[int, Ident], present: set[Ident]) -> None:
         assert request.result is not None
         low, high = span(request)
         idents = {event.ident for event in request.events}
@@ -58,9 +61,11 @@ class Check(Invariant):
         if request.result.refused == request.result.conflicts == 0:
             self._all_there(request, present)
 
-    def _all_there(self, request: Ingest, present: set[object]) -> None:
+    def _all_there(self, request: Ingest, present: set[Ident]) -> None:
         assert request.result is not None
         if request.result.refused or request.result.conflicts:
             return
         missing = [event.ident for event in request.events if event.ident not in present and not event.ident.id]
-        self.check(not missing, f"{request.describe()} answered at {request.answered_ns} ns: not in the log: {missing[:3]}")
+        self.check(
+            not missing, f"{request.describe()} answered at {request.answered_ns} ns: not in the log: {missing[:3]}"
+        )

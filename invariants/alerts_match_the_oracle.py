@@ -20,7 +20,8 @@ class Check(Invariant):
         numbers = [alert["number"] for alert in ledger.alerts]
         self.check(numbers == list(range(1, len(numbers) + 1)), f"alert numbers have gaps or repeats: {numbers[:20]}")
         found = Counter(
-            oracle.Alarm(a["metric"], str(a["account"]), a["threshold"], a["period_start"], a["value"]) for a in ledger.alerts
+            oracle.Alarm(a["metric"], str(a["account"]), a["threshold"], a["period_start"], a["value"])
+            for a in ledger.alerts
         )
         for (account, code), events in series_of(ledger.log).items():
             metric = metrics[code]
@@ -28,6 +29,11 @@ class Check(Invariant):
                 continue
             certain, possible = oracle.alarms(metric, account, events, self.run.wall_span_ns)
             wanted = Counter(certain)
-            here = Counter({alarm: n for alarm, n in found.items() if (alarm.metric, alarm.account) == (code, str(account))})
+            here = Counter(
+                {alarm: n for alarm, n in found.items() if (alarm.metric, alarm.account) == (code, str(account))}
+            )
             missing, excess = wanted - here, here - wanted - Counter(possible)
-            self.check(not missing and not excess, f"{account!r} {code}: missing {list(missing)[:3]}, unexpected {list(excess)[:3]}")
+            self.check(
+                not missing and not excess,
+                f"{account!r} {code}: missing {list(missing)[:3]}, unexpected {list(excess)[:3]}",
+            )

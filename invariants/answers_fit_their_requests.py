@@ -12,7 +12,9 @@ CHANGING_VERDICTS = (6, 8, 9)  # session unknown (evicted since), number settled
 
 
 class Check(Invariant):
-    sentence = "For all answers, always exactly one request waits for them, and a retry is told what the first was told."
+    sentence = (
+        "For all answers, always exactly one request waits for them, and a retry is told what the first was told."
+    )
     canary = "answers_twice"
 
     def stray(self, client: str, response: AnyResponse) -> None:
@@ -28,10 +30,17 @@ class Check(Invariant):
             told = request.result
             total = told.stored + told.duplicates + told.conflicts + told.refused
             if total != len(request.events):
-                self.fail(f"{request.describe()} has {len(request.events)} events, the answer speaks of {total}: {told}")
+                self.fail(
+                    f"{request.describe()} has {len(request.events)} events, the answer speaks of {total}: {told}"
+                )
 
     def answered_again(self, request: Request, response: AnyResponse) -> None:
-        if not isinstance(request, Ingest) or request.state != ACKED or request.result is None or codec.refusal(response):
+        if (
+            not isinstance(request, Ingest)
+            or request.state != ACKED
+            or request.result is None
+            or codec.refusal(response)
+        ):
             return
         again, first = codec.ingested(request, response), request.result
         if not request.sync or first.session_verdict in CHANGING_VERDICTS or again.session_verdict in CHANGING_VERDICTS:

@@ -9,7 +9,9 @@ from unimeter.sim.requests import ACKED
 
 
 class Check(Invariant):
-    sentence = "For all event lists, they are always the log's events of that account and range, in order, without gaps."
+    sentence = (
+        "For all event lists, they are always the log's events of that account and range, in order, without gaps."
+    )
     canary = "lists_leave_out_an_event"
 
     def finished(self) -> None:
@@ -27,7 +29,9 @@ class Check(Invariant):
                 and request.metric_code in (None, event.ident.metric)
             ]
             found = [stored(row) for row in request.body["events"]]
-            place = f"{request.describe()} of {request.account!r} [{request.since}, {request.until}] limit {request.limit}"
+            place = (
+                f"{request.describe()} of {request.account!r} [{request.since}, {request.until}] limit {request.limit}"
+            )
             self.check(found == wanted[: len(found)], f"{place}: {found[:3]}... is not the log's {wanted[:3]}...")
             if len(found) < min(request.limit, self.run.setup.config.events_list_max):
                 floor = order.floor(request.sent_ns)

@@ -14,7 +14,9 @@ CHECKPOINTS_MAX = 3  # two kept and one being written
 
 
 class Check(Invariant):
-    sentence = "For all nodes at all times, tables, queues, entries, files and answers stay within their limits, always."
+    sentence = (
+        "For all nodes at all times, tables, queues, entries, files and answers stay within their limits, always."
+    )
     canary = "keeps_every_checkpoint"
 
     def __init__(self, run: object) -> None:
@@ -52,7 +54,11 @@ class Check(Invariant):
     def settled(self, request: Request) -> None:
         config = self.run.setup.config
         if isinstance(request, Query) and request.rows:
-            self.check(len(request.rows) <= config.query_groups_max, f"{request.describe()} has {len(request.rows)} rows")
+            self.check(
+                len(request.rows) <= config.query_groups_max, f"{request.describe()} has {len(request.rows)} rows"
+            )
         elif isinstance(request, EventList) and request.body:
             most = min(config.events_list_max, request.limit)
-            self.check(len(request.body["events"]) <= most, f"{request.describe()} lists {len(request.body['events'])} events")
+            self.check(
+                len(request.body["events"]) <= most, f"{request.describe()} lists {len(request.body['events'])} events"
+            )

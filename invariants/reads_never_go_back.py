@@ -8,7 +8,9 @@ from unimeter.sim.requests import ACKED
 
 
 class Check(Invariant):
-    sentence = "For all queries sent after another was answered, the log index that they reflect is never smaller, always."
+    sentence = (
+        "For all queries sent after another was answered, the log index that they reflect is never smaller, always."
+    )
     canary = "forgets_how_far_it_was"
 
     def finished(self) -> None:

@@ -26,7 +26,9 @@ class Check(Invariant):
             events = series.get((query.account, query.metric.code), [])
             difference = ""
             for start, end in self._spans(query):
-                question = oracle.Question(query.metric, start, end, query.filters, query.group_by, since[query.metric.code])
+                question = oracle.Question(
+                    query.metric, start, end, query.filters, query.group_by, since[query.metric.code]
+                )
                 difference = _compare(question, query, events, floor, ceiling)
                 if not difference:
                     break
@@ -47,7 +49,7 @@ class Check(Invariant):
 
 
 def _compare(question: oracle.Question, query: Query, events: list[Stored], floor: int, ceiling: int) -> str:
-    """"" if some place fits, otherwise what differs at the earliest."""
+    """ "" if some place fits, otherwise what differs at the earliest."""
     found = oracle.Answer(question)
     later = []
     for event in events:

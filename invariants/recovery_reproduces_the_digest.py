@@ -44,7 +44,9 @@ class Check(Invariant):
                     f"index {index}: recovered digest {digest:016x}, it had been {self._digests[index]:016x}",
                 )
             if index in self._full:
-                self.check(self._full[index] == group.state.digest(), f"index {index}: the full digest differs after recovery")
+                self.check(
+                    self._full[index] == group.state.digest(), f"index {index}: the full digest differs after recovery"
+                )
         self._digests[index] = digest
         self._highest = max(self._highest, index)
 

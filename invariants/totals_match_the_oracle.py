@@ -22,7 +22,9 @@ class Check(Invariant):
                 continue
             assert query.start is not None and query.end is not None
             metric = query.metric
-            question = oracle.Question(metric, query.start, query.end, query.filters, query.group_by, since[metric.code])
+            question = oracle.Question(
+                metric, query.start, query.end, query.filters, query.group_by, since[metric.code]
+            )
             found = oracle.answer(question, series.get((query.account, metric.code), []))
             difference = found.differs(query.rows)
             self.check(

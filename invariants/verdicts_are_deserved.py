@@ -3,6 +3,9 @@ is refused for lack of room while there is room."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from unimeter.sim.events import Event, Stored
 from unimeter.sim.invariant import Invariant
 from unimeter.sim.ledger import span
@@ -18,7 +21,7 @@ class Check(Invariant):
     def finished(self) -> None:
         ledger = self.run.ledger
         by_id = {(event.ident.account, event.ident.id): event for event in ledger.log if event.ident.id}
-        by_ident: dict[object, list[Stored]] = {}
+        by_ident: dict[Any, list[Stored]] = {}
         for event in ledger.log:
             by_ident.setdefault(event.ident, []).append(event)
         for request in ledger.ingests:
@@ -37,7 +40,7 @@ class Check(Invariant):
                 sources = self._sources(request, by_id, by_ident)
                 self.check(sources >= told.duplicates, f"{request.describe()}: {told.duplicates} duplicates of nothing")
 
-    def _sources(self, request: Ingest, by_id: dict[object, Stored], by_ident: dict[object, list[Stored]]) -> int:
+    def _sources(self, request: Ingest, by_id: Mapping[Any, Stored], by_ident: Mapping[Any, list[Stored]]) -> int:
         """How many events of the request have an original outside of it, or earlier in it."""
         low, high = span(request)
         seen: set[object] = set()
@@ -52,14 +55,23 @@ class Check(Invariant):
             seen.add(key)
         return sources
 
-    def _judge(self, request: Ingest, event: Event, verdict: int, by_id: dict[object, Stored], by_ident: dict[object, list[Stored]]) -> None:
+    def _judge(
+        self,
+        request: Ingest,
+        event: Event,
+        verdict: int,
+        by_id: Mapping[Any, Stored],
+        by_ident: Mapping[Any, list[Stored]],
+    ) -> None:
         what = f"{request.describe()}: {event} was called {verdict}"
         original = by_id.get((event.ident.account, event.ident.id))
         if verdict == DUPLICATE:
             source = original if event.ident.id else by_ident.get(event.ident, [None])[0]
             self.check(source is not None and source.ident == event.ident, f"{what} (duplicate), original: {source}")
         elif verdict == CONFLICT:
-            self.check(original is not None and original.ident != event.ident, f"{what} (conflict), original: {original}")
+            self.check(
+                original is not None and original.ident != event.ident, f"{what} (conflict), original: {original}"
+            )
         elif verdict == CARDINALITY:
             self.check(self._cells(event) >= self.run.scenario.limits.cells_per_series_max, f"{what} (cardinality)")
         elif verdict == FULL:

@@ -163,7 +163,7 @@ def test_changing_the_data_of_a_write_in_flight_is_noticed() -> None:
 
 
 def test_unaligned_operations_are_refused() -> None:
-    harness, disk = started(0)
+    _, disk = started(0)
     assert isinstance(disk, DiskPort)
     for effect in (Write(3, "a", 512, block(1)), Write(3, "a", 0, b"x"), Read(3, "a", 1, BLOCK), Read(3, "a", 0, 1000)):
         with pytest.raises(AssertionError):

@@ -34,7 +34,9 @@ for name in ("swarm", "torn_tail_after_power_cut"):
 
 def digests(hash_seed: str, kernels_name: str) -> str:
     environment = os.environ | {"PYTHONHASHSEED": hash_seed, "UNIMETER_KERNELS": kernels_name}
-    done = subprocess.run([sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
     return done.stdout
 
 

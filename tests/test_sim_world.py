@@ -27,10 +27,7 @@ def test_streams_of_one_name_are_equal_whatever_was_drawn_before() -> None:
 
 def test_chance_is_the_same_on_every_machine() -> None:
     luck = Prng(1, "pinned")
-    assert [luck.below(1000) for _ in range(5)] == [luck_ for luck_ in PINNED]
-
-
-PINNED = [0, 0, 0, 0, 0]
+    assert [luck.below(1000) for _ in range(5)] == [935, 892, 392, 58, 818]
 
 
 @given(st.integers(0, 2**64), st.lists(st.integers(), max_size=30))

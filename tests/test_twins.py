@@ -161,7 +161,7 @@ ingest_requests = st.one_of(
 )
 
 
-@examples(300)
+@examples(120)
 @given(st.lists(ingest_requests, max_size=8), st.sampled_from([1 << 20, 3000, 800, 200]), st.data())
 def test_intakes_take_refuse_and_seal_alike(batch: list[Request], bytes_max: int, data: st.DataObject) -> None:
     twins = Twins(roomy([]), intake_bytes=bytes_max)
@@ -241,7 +241,7 @@ def read_everything(twins: Twins, data: st.DataObject) -> None:
     twins.pair(lambda twin: twins.states[twin].limits())
 
 
-@examples(250)
+@examples(60)
 @given(plays(), st.data())
 def test_a_play_with_any_limits_leaves_equal_states(play: Play, data: st.DataObject) -> None:
     twins = Twins(play)
@@ -251,7 +251,7 @@ def test_a_play_with_any_limits_leaves_equal_states(play: Play, data: st.DataObj
     read_everything(twins, data)
 
 
-@examples(150)
+@examples(40)
 @given(st.lists(turns, min_size=1, max_size=8), st.data())
 def test_a_play_with_room_for_everything_is_answered_alike(script: list[Turn], data: st.DataObject) -> None:
     twins = Twins(roomy(script))
@@ -260,7 +260,7 @@ def test_a_play_with_room_for_everything_is_answered_alike(script: list[Turn], d
     read_everything(twins, data)
 
 
-@examples(60)
+@examples(20)
 @given(plays(turns_max=4), st.lists(turns, min_size=1, max_size=3), st.data())
 def test_a_loaded_image_goes_on_as_if_nothing_had_happened(play: Play, more: list[Turn], data: st.DataObject) -> None:
     twins = Twins(play)
@@ -275,7 +275,7 @@ def test_a_loaded_image_goes_on_as_if_nothing_had_happened(play: Play, more: lis
     read_everything(twins, data)
 
 
-@examples(60)
+@examples(25)
 @given(plays(turns_max=3), st.lists(turns, min_size=1, max_size=3), st.integers(1, 5000))
 def test_an_image_is_that_of_the_moment_it_began(play: Play, more: list[Turn], piece: int) -> None:
     twins = Twins(play)
@@ -294,7 +294,7 @@ def test_an_image_is_that_of_the_moment_it_began(play: Play, more: list[Turn], p
     assert image == expected
 
 
-@examples(60)
+@examples(25)
 @given(plays(turns_max=3), plays(turns_max=3), st.data())
 def test_new_limits_in_the_log_are_obeyed_alike(first: Play, second: Play, data: st.DataObject) -> None:
     twins = Twins(first)
@@ -314,7 +314,7 @@ def test_new_limits_in_the_log_are_obeyed_alike(first: Play, second: Play, data:
     read_everything(twins, data)
 
 
-@examples(60)
+@examples(150)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))
 def test_long_plays_of_every_taste_are_equal(seed: int, turn_count: int) -> None:
     author = Author(seed)
@@ -338,6 +338,31 @@ def test_long_plays_of_every_taste_are_equal(seed: int, turn_count: int) -> None
             twins.turn(turn)
         twins.check()
         twins.image()
+
+
+@examples(40)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 151), st.integers(0, 7), st.integers(-20, 20))
+def test_what_is_not_an_image_is_refused_alike(seed: int, at: int, bit: int, more: int) -> None:
+    twins = Twins(roomy([]))
+    for turn in Author(seed).play(2).turns:
+        twins.turn(turn)
+    image = twins.image()
+    bent = bytearray(image)
+    bent[at] ^= 1 << bit
+    longer = image + bytes(more) if more >= 0 else image[:more]
+
+    def load(twin: int, data: bytes, said: int) -> str:
+        loader = twins.kernels[twin].state_loader(said)
+        try:
+            loader.feed(data)
+            loader.finish()
+        except ValueError:
+            return "refused"
+        return "loaded"
+
+    assert twins.pair(lambda twin: load(twin, bytes(bent), len(image))) == "refused"
+    expected = "loaded" if more == 0 else "refused"
+    assert twins.pair(lambda twin: load(twin, longer, len(image))) == expected
 
 
 def test_the_last_run_of_skips_has_a_place_after_a_lowered_limit_and_a_restart() -> None:
@@ -366,7 +391,7 @@ def test_the_last_run_of_skips_has_a_place_after_a_lowered_limit_and_a_restart()
 # ---- the journal ----
 
 
-@examples(150)
+@examples(50)
 @given(st.lists(turns, min_size=1, max_size=3), st.data())
 def test_damaged_journals_are_read_alike(script: list[Turn], data: st.DataObject) -> None:
     twins = Twins(roomy(script))

@@ -39,9 +39,11 @@ class Author:
 
     def __init__(self, seed: int) -> None:
         self.dice = dice = Random(seed)
-        self.accounts: list[int | bytes] = dice.sample([1, 2, 258, U64_MAX, b"a", b"acme", b"z" * 128], dice.randint(1, 4))
+        self.accounts: list[int | bytes] = dice.sample(
+            [1, 2, 258, U64_MAX, b"a", b"acme", b"z" * 128], dice.randint(1, 4)
+        )
         self.codes = dice.sample(CODES, dice.randint(1, 4))
-        self.values = dice.choice([range(-2, 5), range(0, 3), (I64_MAX, I64_MIN, 1, -1), range(0, 60)])
+        self.values = dice.choice([range(-2, 5), range(3), (I64_MAX, I64_MIN, 1, -1), range(60)])
         self.v1_share = dice.choice([0.0, 0.2, 0.8])
         self.id_share = dice.choice([0.0, 0.3, 0.8])
         self.again_share = dice.choice([0.0, 0.2, 0.5])
@@ -153,6 +155,8 @@ class Author:
             if self.chance(0.3)
         )
         start, end = self.edge(), self.edge()
+        if self.chance(0.3):  # both in one hour
+            end = start - start % HOUR + dice.choice([1, 7, 8, HOUR - 1, dice.randrange(HOUR)])
         if self.chance(0.9):
             start, end = min(start, end), max(start, end)
         return QuerySpec(dice.choice(self.accounts), number, start, end, tuple(group_by), filters)

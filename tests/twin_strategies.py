@@ -27,7 +27,9 @@ def v1_frame(kind: int, request_id: int, payload: bytes, partition: int = 0xFFFF
     return struct.pack("<IBBHII", 0xC0FFEE01, 1, kind, partition, len(payload), request_id) + payload
 
 
-def v2_frame(kind: int, request_id: int, payload: bytes, flags: int = 0, deadline_ms: int = 0, status: int = 0) -> bytes:
+def v2_frame(
+    kind: int, request_id: int, payload: bytes, flags: int = 0, deadline_ms: int = 0, status: int = 0
+) -> bytes:
     head = struct.pack(
         "<IBBBBIIIII", 0xC0FFEE02, 2, kind, status, flags, len(payload), request_id, deadline_ms, 0, crc32c(payload)
     )

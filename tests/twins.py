@@ -30,9 +30,7 @@ def plain(value: Any) -> Any:
 
 
 def limits_of(play: Play) -> Limits:
-    return Limits(
-        play.records_max, play.fingerprints_per_generation, play.cells_per_series_max, play.session_idle_ns
-    )
+    return Limits(play.records_max, play.fingerprints_per_generation, play.cells_per_series_max, play.session_idle_ns)
 
 
 class Twins:
@@ -157,9 +155,7 @@ class Twins:
 
         return self.pair(one)
 
-    def events(
-        self, account: int | bytes, since: int, until: int, after: int, metric: int | None, limit: int
-    ) -> Any:
+    def events(self, account: int | bytes, since: int, until: int, after: int, metric: int | None, limit: int) -> Any:
         end = self.next_seq
 
         def one(twin: int) -> Any:

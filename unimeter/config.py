@@ -55,10 +55,20 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         if self.entry_bytes_max < self.frame_bytes_max + 4 * KIB:
-            raise ValueError("entry_bytes_max must exceed frame_bytes_max by 4 KiB, or one request could never be taken")
+            raise ValueError(
+                "entry_bytes_max must exceed frame_bytes_max by 4 KiB, or one request could never be taken"
+            )
         if self.segment_bytes < 2 * self.entry_bytes_max:
-            raise ValueError("segment_bytes must be at least twice entry_bytes_max, or a record could not fit a segment")
-        for name in ("segment_bytes", "stripe_bytes", "checkpoint_chunk_bytes", "recovery_read_bytes", "scan_read_bytes"):
+            raise ValueError(
+                "segment_bytes must be at least twice entry_bytes_max, or a record could not fit a segment"
+            )
+        for name in (
+            "segment_bytes",
+            "stripe_bytes",
+            "checkpoint_chunk_bytes",
+            "recovery_read_bytes",
+            "scan_read_bytes",
+        ):
             if getattr(self, name) % BLOCK_BYTES:
                 raise ValueError(f"{name} must be a multiple of {BLOCK_BYTES} bytes")
         if len(self.advertise.encode()) > 23:

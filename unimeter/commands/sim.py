@@ -35,8 +35,12 @@ def sim(
     jobs_: Annotated[int, typer.Option("--jobs", min=0, help="Processes; 0: one for each CPU.")] = 0,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Replay one seed of one scenario.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="With --seed: write everything that happens here, line by line.")] = None,
-    shrink: Annotated[bool, typer.Option("--shrink", help="With --seed: look for a smaller run that fails alike.")] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="With --seed: write everything that happens here, line by line.")
+    ] = None,
+    shrink: Annotated[
+        bool, typer.Option("--shrink", help="With --seed: look for a smaller run that fails alike.")
+    ] = False,
     canary: Annotated[str | None, typer.Option(help="Plant this bug: the simulator must find it.")] = None,
     without: Annotated[list[str] | None, typer.Option(help="With --seed: leave out this kind of fault.")] = None,
     clients: Annotated[list[str] | None, typer.Option(help="With --seed: change a client setting, NAME=VALUE.")] = None,
@@ -94,7 +98,13 @@ def _options(reduction: str, canary: str | None) -> str:
 
 
 def _fleet(
-    console: Console, names: list[str], first_seed: int, seeds: int, processes: int, canary: str | None, json_path: Path | None
+    console: Console,
+    names: list[str],
+    first_seed: int,
+    seeds: int,
+    processes: int,
+    canary: str | None,
+    json_path: Path | None,
 ) -> None:
     work = jobs(names, first_seed, seeds, canary)
     columns = (
@@ -111,7 +121,9 @@ def _fleet(
     if json_path is not None:
         json_path.write_text(json.dumps(fleet.as_json(), indent=2) + "\n")
     for name in fleet.never_evaluated:
-        console.print(f"[bold red]NEVER EVALUATED[/] {name}: run more seeds or scenarios; a check that never ran proves nothing")
+        console.print(
+            f"[bold red]NEVER EVALUATED[/] {name}: run more seeds or scenarios; a check that never ran proves nothing"
+        )
     for place in fleet.never_fired:
         console.print(f"[bold red]NEVER FIRED[/] {place}: the scenario does not test what it says")
     if fleet.failure is not None:
@@ -122,7 +134,13 @@ def _fleet(
 
 
 def _replay(
-    console: Console, scenario: Scenario, seed: int, canary: str | None, options: str, trace: Path | None, json_path: Path | None
+    console: Console,
+    scenario: Scenario,
+    seed: int,
+    canary: str | None,
+    options: str,
+    trace: Path | None,
+    json_path: Path | None,
 ) -> None:
     if trace is None:
         result = run_seed(scenario, seed, kernels.load(), canary)
@@ -159,7 +177,10 @@ def _shrink(console: Console, scenario: Scenario, seed: int, canary: str | None,
     if first.failure is None:
         console.print("this run passes: there is nothing to shrink")
         return
-    console.print(f"{first.steps} steps, {first.requests} requests break {first.failure.invariant}; shrinking ...", highlight=False)
+    console.print(
+        f"{first.steps} steps, {first.requests} requests break {first.failure.invariant}; shrinking ...",
+        highlight=False,
+    )
     best, result = shrinking.shrink(
         scenario, seed, kernels.load(), canary, lambda line: console.print(f"  {line}", highlight=False, soft_wrap=True)
     )

@@ -42,16 +42,16 @@ from unimeter.core.inputs import (
     WriteDone,
 )
 from unimeter.core.journal import Journal
+from unimeter.core.links import Links
 from unimeter.core.outbox import Outbox
 from unimeter.core.queries import Reads
 from unimeter.core.recovery import Recovered, Recovery
 from unimeter.core.refusal import Refused
 from unimeter.core.service import Service, Status
-from unimeter.core.subscriptions import Subscriptions
 from unimeter.core.upkeep import NEVER_NS, Upkeep
 from unimeter.kernels import layout
 from unimeter.kernels import protocol as wire
-from unimeter.kernels.api import Alert, Frame, Kernels, Limits, Reply
+from unimeter.kernels.api import Alert, Frame, Kernels, Limits
 
 STARTING = Refused("starting", "the node is still recovering", "try again shortly")
 STOPPING = Refused("overloaded", "the node is stopping", "try again when it is back")
@@ -81,8 +81,7 @@ class Node:
         self._started_ns = 0
         self._turn_pending = False
         self._out = Outbox()
-        self._links: set[int] = set()
-        self._leaving: dict[int, int] = {}  # link to close -> log index whose answers it still gets
+        self._links = Links(self._out, config.alerts_list_max)
         self._flows = Flows(self._out, self._halt)
         self._recovery: Recovery | None = None
         self._journal_op = 0
@@ -106,10 +105,10 @@ class Node:
             case ReadDone(op, data, error):
                 self._flows.resume(op, data, ReadFailed("the disk could not read") if error else None)
             case LinkOpened(link):
-                self._links.add(link)
+                self._links.opened(link)
                 self._counts["links_opened"] += 1
             case LinkClosed(link):
-                self._drop_link(link)
+                self._links.dropped(link)
             case Booted(files):
                 self._started_ns = now.monotonic_ns
                 self._recovery = Recovery(self._kernels, self.config, self._limits, self._seed, files)
@@ -175,7 +174,6 @@ class Node:
         self.service.refuse_writes = self._write_refusal
         self._front_v1 = FrontV1(self.service)
         self._front_v2 = FrontV2(self.service, self._kernels, found.identity.cluster_id)
-        self._subscriptions = Subscriptions(self.config.alerts_list_max)
         for group in self.groups:
             if group.state.limits() != self._limits:
                 group.propose(layout.UM_ENTRY_LIMITS, layout.encode_limits(self._limits), lambda _: None)
@@ -189,7 +187,7 @@ class Node:
 
     def _frames_arrived(self, event: FramesArrived) -> None:
         link, data, frames = event.link, event.data, event.frames
-        if link not in self._links or link in self._leaving:
+        if not self._links.listening(link):
             return
         count = len(frames)
         self._counts["frames"] += count
@@ -202,7 +200,7 @@ class Node:
                 if stop == layout.UM_STOP_END:
                     break
                 if stop == layout.UM_STOP_MALFORMED:
-                    self._replies(group.ordered_replies())
+                    self._links.answer(group.ordered_replies())
                     self._hang_up(link)
                     break
             frame = frames[at]
@@ -213,14 +211,14 @@ class Node:
             elif not self._control(link, frame, data[frame.payload_off : frame.payload_off + frame.payload_len]):
                 self._hang_up(link)
                 break
-        if frames.error and link not in self._leaving:
+        if frames.error and self._links.listening(link):
             bad = Refused(
                 "bad_request", _SCAN_ERRORS[frames.error], "speak protocol v1 or v2; this connection is closed"
             )
             if frames.error_protocol == 2:
-                self._send(link, encode_error_v2(self._kernels, 0, frames.error_request_id, bad))
+                self._links.send(link, encode_error_v2(self._kernels, 0, frames.error_request_id, bad))
             else:
-                self._send(link, encode_error_v1(frames.error_request_id, bad))
+                self._links.send(link, encode_error_v1(frames.error_request_id, bad))
             self._hang_up(link)
         self._wake()
 
@@ -229,24 +227,26 @@ class Node:
         self.service.wall_ns = self._now.wall_ns
 
         def send(data: bytes) -> None:
-            self._send(link, data)
+            self._links.send(link, data)
 
         if frame.protocol == 2:
 
             def push_v2(alert: Alert) -> bytes:
                 return encode_v2(self._kernels, wire.V2_TYPE_ALERT_PUSH, 0, 0, self._front_v2.alert_body(alert))
 
-            self._front_v2.handle(frame, payload, send, lambda since: self._subscriptions.add(link, since, push_v2))
+            self._front_v2.handle(
+                frame, payload, send, lambda since: self._links.subscriptions.add(link, since, push_v2)
+            )
             return True
         push_v1 = self._front_v1.alert_push
         newest = self.groups[0].alert_next - 1
-        return self._front_v1.handle(frame, payload, send, lambda: self._subscriptions.add(link, newest, push_v1))
+        return self._front_v1.handle(frame, payload, send, lambda: self._links.subscriptions.add(link, newest, push_v1))
 
     def _refuse(self, link: int, frame: Frame, refusal: Refused) -> None:
         if frame.protocol == 2:
-            self._send(link, encode_error_v2(self._kernels, frame.type, frame.request_id, refusal))
+            self._links.send(link, encode_error_v2(self._kernels, frame.type, frame.request_id, refusal))
         else:
-            self._send(link, encode_error_v1(frame.request_id, refusal))
+            self._links.send(link, encode_error_v1(frame.request_id, refusal))
 
     def _write_refusal(self, size_bytes: int) -> Refused | None:
         """Why nothing of `size_bytes` can be taken into the log now, if so."""
@@ -258,35 +258,11 @@ class Node:
                 return DISK_FULL
         return None
 
-    def _send(self, link: int, data: bytes) -> None:
-        if link in self._links:
-            self._out.send(link, data)
-
-    def _replies(self, replies: list[Reply]) -> None:
-        for link, data in replies:
-            self._send(link, data)
-
     def _hang_up(self, link: int) -> None:
-        """Take no more from the link; close it once what it asked before is answered."""
-        last = 0
-        if self.ready:
-            group = self.groups[0]
-            last = group.ordered_index + (1 if group.has_work() else 0)
-        self._leaving[link] = last
+        """Close the link once what it asked before is answered."""
+        group = self.groups[0] if self.ready else None
+        self._links.hang_up(link, 0 if group is None else group.ordered_index + group.has_work())
         self._wake()
-
-    def _close_leaving(self) -> None:
-        if self._leaving:
-            applied = self.groups[0].applied_index if self.ready else 0
-            for link in [link for link, last in self._leaving.items() if last <= applied]:
-                self._out.close(link)
-                self._drop_link(link)
-
-    def _drop_link(self, link: int) -> None:
-        self._links.discard(link)
-        self._leaving.pop(link, None)
-        if self.ready:
-            self._subscriptions.remove(link)
 
     # ---- the log ----
 
@@ -296,16 +272,16 @@ class Node:
 
     def _end_turn(self) -> None:
         if not self.ready:
-            self._close_leaving()
+            self._links.close_leaving(0)
             return
         self._apply()
         self._upkeep.turn(self._now.monotonic_ns)
         if not self._flush():
             for group in self.groups:
                 group.seal_for_async(self._now.wall_ns)
-                self._replies(group.ordered_replies())
+                self._links.answer(group.ordered_replies())
         self._serve_reads()
-        self._close_leaving()
+        self._links.close_leaving(self.groups[0].applied_index)
         if self._stopping:
             self._drain()
 
@@ -325,7 +301,7 @@ class Node:
         write = journal.append(entries, max(group.stamp_ns for group in self.groups))
         self._journal_op = self._out.write_journal(write.file, write.offset, write.data)
         for group in self.groups:
-            self._replies(group.ordered_replies())
+            self._links.answer(group.ordered_replies())
         return True
 
     def _write_done(self, op: int, error: DiskError | None) -> None:
@@ -344,7 +320,7 @@ class Node:
             else:
                 self._apply()
                 self._serve_reads()
-                self._close_leaving()
+                self._links.close_leaving(self.groups[0].applied_index)
                 if self._stopping or self._upkeep.bytes_since_checkpoint() >= self.config.checkpoint_after_bytes:
                     self._wake()
         else:
@@ -352,12 +328,9 @@ class Node:
 
     def _apply(self) -> None:
         for group in self.groups:
-            self._replies(group.apply_committed())
-            if self._subscriptions:
-                for link, data in self._subscriptions.due(group.state, group.alert_next):
-                    self._send(link, data)
-                if self._subscriptions.behind(group.alert_next):
-                    self._wake()
+            self._links.answer(group.apply_committed())
+            if self._links.push_alerts(group.state, group.alert_next):
+                self._wake()
 
     def _serve_reads(self) -> None:
         for reads in self.reads:

@@ -241,7 +241,9 @@ class GroupState(Protocol):
     def alerts(self, since: int, account: int | bytes | None, limit: int) -> list[Alert]:
         """Alerts with number > since, oldest first; account None = all."""
 
-    def events(self, account: int | bytes, since: int, until: int, after_seq: int, end_seq: int, metric: int | None) -> EventScan:
+    def events(
+        self, account: int | bytes, since: int, until: int, after_seq: int, end_seq: int, metric: int | None
+    ) -> EventScan:
         """List stored events with since <= timestamp <= until and after_seq < seq < end_seq."""
 
     def digest(self) -> int:
@@ -288,7 +290,9 @@ class Kernels(Protocol):
         """An entry without batches (catalog, limits, noop)."""
 
     def entry_verify(self, entry: Bytes) -> bool: ...
-    def record(self, out: memoryview, entries: Sequence[Bytes], kind: int, seq: int, prev_chain: int, stamp_ns: int) -> tuple[int, int]:
+    def record(
+        self, out: memoryview, entries: Sequence[Bytes], kind: int, seq: int, prev_chain: int, stamp_ns: int
+    ) -> tuple[int, int]:
         """Build a journal record at out[0:]. Returns (total length incl. padding, chain)."""
 
     def journal_verify(self, data: Bytes, seq: int, chain: int) -> JournalScan:

@@ -35,14 +35,15 @@ class Auditor(Base):
     def finished(self) -> bool:
         return not self.todo
 
-    def make(self, now_ns: int) -> Request | None:
+    def make(self) -> Request | None:
         return self.todo.pop(0)
 
     # ---- what to ask ----
 
     def ask_for_lists(self) -> None:
         self.listed, self.ledger.alerts, self.next_alert = {}, [], 0
-        for account in (*self.space.numeric, *self.space.texts):
+        accounts: list[Account] = [*self.space.numeric, *self.space.texts]
+        for account in accounts:
             self.listed[account] = []
             self._list(account, 0)
         self._alerts(0)
@@ -68,7 +69,9 @@ class Auditor(Base):
         )  # fmt: skip
 
     def _list(self, account: Account, after: int) -> None:
-        self.todo.append(EventList(self.number(), self.name, 2, [], account=account, after=after, limit=250, final=True))
+        self.todo.append(
+            EventList(self.number(), self.name, 2, [], account=account, after=after, limit=250, final=True)
+        )
 
     def _alerts(self, since: int) -> None:
         body = {"since": since, "limit": 50}

@@ -45,12 +45,12 @@ class Base:
         self.budget = min(self.budget, budget)
 
     def next(self, now_ns: int) -> Request | None:
-        request = self.make(now_ns)
+        request = self.make()
         if request is not None:
             self.budget -= 1
         return request
 
-    def make(self, now_ns: int) -> Request | None:
+    def make(self) -> Request | None:
         raise NotImplementedError
 
     def answered(self, request: Request, response: AnyResponse) -> str:
@@ -84,7 +84,7 @@ class SessionWriter(Base):
         self.batch = 0
         self.unanswered: dict[int, None] = {}
 
-    def make(self, now_ns: int) -> Request | None:
+    def make(self) -> Request | None:
         if not self.opened:
             if self.opening:
                 return None
@@ -145,7 +145,7 @@ class PlainWriter(Base):
         self.batch_events_max = batch_events_max
         self.asynchronous = asynchronous
 
-    def make(self, now_ns: int) -> Request | None:
+    def make(self) -> Request | None:
         events = self.space.batch(self.prng.between(1, self.batch_events_max), v1=False, ids=True)
         if self.prng.chance(0.7):
             events = [event for event in events if event.ident.id]
@@ -173,7 +173,7 @@ class V1Writer(Base):
         self.batch_events_max = batch_events_max
         self.asynchronous = asynchronous
 
-    def make(self, now_ns: int) -> Request | None:
+    def make(self) -> Request | None:
         events = self.space.batch(self.prng.between(1, self.batch_events_max), v1=True, ids=False)
         if self.prng.chance(0.7):
             events = [event for event in events if event.timestamp_ns]
@@ -198,8 +198,8 @@ class Reader(Base):
         self.protocol = protocol
         self._asked: list[Query] = []  # the same questions come again and again
 
-    def make(self, now_ns: int) -> Request | None:
-        metrics = self.space.usable(v1=False)
+    def make(self) -> Request | None:
+        metrics = self.space.usable()
         if not metrics:
             return None
         if self._asked and self.prng.chance(0.3):
@@ -236,10 +236,10 @@ class Admin(Base):
         self.to_create = list(self.space.metrics)
         self.then: dict[int, Callable[[], None]] = {}
 
-    def make(self, now_ns: int) -> Request | None:
+    def make(self) -> Request | None:
         if self.to_create:
             return self._create(self.to_create.pop(0))
-        idle = [m for m in self.space.usable(v1=False) if not Space.spoiled(m)]
+        idle = [m for m in self.space.usable() if not Space.spoiled(m)]
         if not idle:
             return None
         metric = self.prng.choice(idle)

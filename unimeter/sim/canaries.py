@@ -155,7 +155,11 @@ def alters_a_value(run: Run) -> None:
 
     def rewrite(data: bytearray, frames: FrameTable) -> None:
         for frame in frames:  # type: ignore[attr-defined]
-            if frame.protocol == 1 and frame.type in (wire1.INGEST_SYNC, wire1.INGEST_ASYNC) and frame.payload_len >= 104:
+            if (
+                frame.protocol == 1
+                and frame.type in (wire1.INGEST_SYNC, wire1.INGEST_ASYNC)
+                and frame.payload_len >= 104
+            ):
                 data[frame.payload_off + 8 + 80] ^= 1
 
     _rewriting(run, rewrite)
@@ -168,7 +172,8 @@ def _rewriting(run: Run, rewrite: Callable[[bytearray, FrameTable], None]) -> No
         def take(self, catalog: Catalog, data: Bytes, frames: FrameTable, first: int, link: int) -> tuple[int, int]:
             changed = bytearray(data)
             rewrite(changed, frames)
-            return self.inner.take(catalog, bytes(changed), frames, first, link)
+            taken: tuple[int, int] = self.inner.take(catalog, bytes(changed), frames, first, link)
+            return taken
 
     kernels.wrap_intake = Rewriting
 
@@ -184,7 +189,8 @@ def believes_anything(run: Run) -> None:
             (length,) = struct.unpack_from("<I", fixed, 8)
             struct.pack_into("<I", fixed, 24, kernels.inner.crc32c(bytes(fixed[32 : 32 + length])))
             struct.pack_into("<I", fixed, 28, kernels.inner.crc32c(bytes(fixed[:28])))
-        return kernels.inner.frame_scan(bytes(fixed), payload_max)
+        table: FrameTable = kernels.inner.frame_scan(bytes(fixed), payload_max)
+        return table
 
     kernels.frame_scan = frame_scan
 
@@ -224,7 +230,8 @@ def drops_a_threshold(run: Run) -> None:
         packed = [bytearray(metric) for metric in metrics]
         for metric in packed:
             metric[THRESHOLD_ACTIVE_OFFSET] = 0
-        return kernels.inner.catalog([bytes(metric) for metric in packed])
+        compiled: Catalog = kernels.inner.catalog([bytes(metric) for metric in packed])
+        return compiled
 
     kernels.catalog = catalog
 
@@ -403,4 +410,3 @@ def calls_events_duplicates(run: Run) -> None:
             return bytes(changed)
 
     kernels.wrap_intake = Modest
-

@@ -30,7 +30,9 @@ class Manners:
     timeout_ns: int = 400 * MS
     backoff_ns: int = 10 * MS
     duplicate: float = 0.0  # sends a request twice
-    impatience: float = 0.5  # at a timeout: leaves the old connection half open, so that the request is on its way twice
+    impatience: float = (
+        0.5  # at a timeout: leaves the old connection half open, so that the request is on its way twice
+    )
 
 
 class Behaviour(Protocol):
@@ -231,7 +233,9 @@ class Client:
             self._again_later(request)
             return
         request.error = code
-        refused = bool(code) and not (isinstance(request, Ingest) and code == "unknown_metric" and request.protocol == 1)
+        refused = bool(code) and not (
+            isinstance(request, Ingest) and code == "unknown_metric" and request.protocol == 1
+        )
         self._settle(request, REFUSED if refused else self.behaviour.answered(request, response))
         if refused:
             self.behaviour.lost(request)
@@ -242,7 +246,9 @@ class Client:
 
     def _again_later(self, request: Request) -> None:
         """The node asks to come back later: nothing of this attempt was taken."""
-        self._world.after(self._prng.between(1, 2 * self.manners.backoff_ns), self._come_back, request, request.attempts)
+        self._world.after(
+            self._prng.between(1, 2 * self.manners.backoff_ns), self._come_back, request, request.attempts
+        )
 
     def _come_back(self, request: Request, attempt: int) -> None:
         if request.state == OPEN and request.attempts == attempt and request not in self._again:

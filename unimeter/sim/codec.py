@@ -18,7 +18,11 @@ def encode(kernels: Kernels, request: Request, request_id: int) -> bytes:
     match request:
         case Ingest():
             payload = wire2.ingest_payload(
-                request.events, request.session, request.batch, request.settled_below, wire2.OPEN_SESSION if request.opens else 0
+                request.events,
+                request.session,
+                request.batch,
+                request.settled_below,
+                wire2.OPEN_SESSION if request.opens else 0,
             )
             flags = (0 if request.sync else wire2.ASYNC) | (wire2.VERDICTS if request.verdicts else 0)
             return wire2.frame(kernels, wire2.INGEST, request_id, payload, flags)

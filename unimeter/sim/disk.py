@@ -75,7 +75,9 @@ class SimDisk:
     image: Image = field(default_factory=Image)
     pending: list[Pending] = field(default_factory=list)
     fragile: bool = False  # the newest journal write was misdirected: no crash until the next one is durable
-    newest: list[tuple[str, int]] = field(default_factory=list)  # file, offset: newest journal write, torn ones behind it
+    newest: list[tuple[str, int]] = field(
+        default_factory=list
+    )  # file, offset: newest journal write, torn ones behind it
     tainted_reads: int = 0
     failures: int = 0  # operations that FAILED
     refusals: int = 0  # operations that found NO_SPACE
@@ -122,7 +124,9 @@ class SimDisk:
 
     def _latency_ns(self, length: int, write: bool) -> int:
         settings = self.settings
-        low, high = (settings.write_min_ns, settings.write_max_ns) if write else (settings.read_min_ns, settings.read_max_ns)
+        low, high = (
+            (settings.write_min_ns, settings.write_max_ns) if write else (settings.read_min_ns, settings.read_max_ns)
+        )
         return (self.prng.between(low, high) + length // 4) * settings.slow_factor
 
     def _finish(self, pending: Pending) -> None:
@@ -148,7 +152,9 @@ class SimDisk:
         if isinstance(effect, Write) and effect.file not in image.files:
             return WriteDone(effect.op, DiskError.FAILED)
         growth = self._growth_bytes(effect)
-        if pending.verdict is DiskError.NO_SPACE or (growth > 0 and image.used_bytes() + growth > self.settings.capacity_bytes):
+        if pending.verdict is DiskError.NO_SPACE or (
+            growth > 0 and image.used_bytes() + growth > self.settings.capacity_bytes
+        ):
             self.refusals += 1
             return WriteDone(effect.op, DiskError.NO_SPACE)
         if isinstance(effect, Create):

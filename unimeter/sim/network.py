@@ -21,7 +21,6 @@ from unimeter.sim.prng import Prng
 from unimeter.sim.trace import brief
 from unimeter.sim.world import MS, SECOND, US, World
 
-
 PIECES = 8  # half of what a large send is cut into at most, on average
 
 

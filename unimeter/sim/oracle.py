@@ -101,7 +101,7 @@ class Answer:
         return ""
 
     def differs(self, rows: Iterable[dict[str, Any]]) -> str:
-        """"" when the rows say just this, otherwise the first difference."""
+        """ "" when the rows say just this, otherwise the first difference."""
         group_by, unique = self.question.group_by, self.question.metric.aggregation == UNIQUE
         left = {group: total for group, total in self.groups.items() if not group_by or total.count or total.unique}
         for row in rows:
@@ -191,7 +191,9 @@ def alarms(
                 period.above[threshold.name] = above
                 if not rises:
                     continue
-                alarm = Alarm(metric.code, str(account), threshold.name, period.start, max(I64_MIN, min(I64_MAX, reached)))
+                alarm = Alarm(
+                    metric.code, str(account), threshold.name, period.start, max(I64_MIN, min(I64_MAX, reached))
+                )
                 if not period.fired.get(threshold.name, False):
                     period.fired[threshold.name] = True
                     certain.append(alarm)

@@ -1,9 +1,9 @@
 """One seed: build a world, make it bad, make it good again, and see whether every promise was kept.
 
-    chaos    clients work while faults fire
-    calm     everything is healed; all clients must finish within the scenario's bound of virtual time
-    audit    the node lists every event; the log is known; every total is asked for and compared
-    again    the process is restarted once more, and must say the same
+chaos    clients work while faults fire
+calm     everything is healed; all clients must finish within the scenario's bound of virtual time
+audit    the node lists every event; the log is known; every total is asked for and compared
+again    the process is restarted once more, and must say the same
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Run:
 
     def _make_clients(self, prng: Prng) -> None:
         counts = self.scenario.clients
-        common = {"batch_events_max": counts.batch_events_max, "asynchronous": counts.asynchronous}
+        common: dict[str, Any] = {"batch_events_max": counts.batch_events_max, "asynchronous": counts.asynchronous}
 
         def args(name: str, budget: int) -> tuple[Any, ...]:
             return name, self.space, prng.stream(name), self.number, budget
@@ -123,7 +123,9 @@ class Run:
         wanted += [Reader(*args(f"reader{n}", counts.requests), protocol=2) for n in range(counts.readers)]
         wanted += [Reader(*args(f"reader-v1-{n}", counts.requests), protocol=1) for n in range(counts.readers_v1)]
         self.writers = list(wanted)
-        self.clients += [self._client(each, prng.stream(f"net{n}"), self.scenario.manners) for n, each in enumerate(wanted)]
+        self.clients += [
+            self._client(each, prng.stream(f"net{n}"), self.scenario.manners) for n, each in enumerate(wanted)
+        ]
         address = self.setup.config.advertise
         for n in range(counts.vandals):
             name = f"vandal{n}"
@@ -164,7 +166,9 @@ class Run:
         )
 
     def _failure(self, invariant: str, sentence: str, detail: str) -> Failure:
-        return Failure(invariant, sentence, detail, self.world.steps, self.world.now_ns, list(self.trace.tail), self.also_broken)
+        return Failure(
+            invariant, sentence, detail, self.world.steps, self.world.now_ns, list(self.trace.tail), self.also_broken
+        )
 
     def _phases(self) -> None:
         self.host.boot()
@@ -321,10 +325,18 @@ HOOKS = (
 def start_of_time(prng: Prng) -> int:
     """A date for the run to begin: often just before an hour, a day or a month ends."""
     day = prng.below(700)
-    edges = [day * 86_400 + prng.below(86_400), day * 86_400, 31 * 86_400, 60 * 86_400, day * 86_400 + 3600 * prng.below(24)]
+    edges = [
+        day * 86_400 + prng.below(86_400),
+        day * 86_400,
+        31 * 86_400,
+        60 * 86_400,
+        day * 86_400 + 3600 * prng.below(24),
+    ]
     return YEAR_2024_NS + prng.choice(edges) * SECOND - prng.choice([0, 200 * MS, 5 * SECOND])
 
 
-def run_seed(scenario: Scenario, seed: int, kernels: Kernels, canary: str | None = None, sink: TextIO | None = None) -> RunResult:
+def run_seed(
+    scenario: Scenario, seed: int, kernels: Kernels, canary: str | None = None, sink: TextIO | None = None
+) -> RunResult:
     """One run, start to end."""
     return Run(scenario, seed, kernels, canary, sink).execute()

@@ -1,16 +1,16 @@
 """Scenarios: one TOML file per situation, in `scenarios/`. The file name is the situation, `description` says it.
 
-    description = "Power fails while a checkpoint is being written."
-    weight = 2                      # how often a fleet picks it, relative to the others
+description = "Power fails while a checkpoint is being written."
+weight = 2                      # how often a fleet picks it, relative to the others
 
-    [run]      chaos_ms, calm_ms    # virtual time of the chaos; bound for becoming calm after it
-    [node]     NodeConfig fields that differ from the simulator's small defaults
-    [limits]   table sizes by name (sessions = 8, ...), and fingerprints, cells_per_series, session_idle_ms
-    [clients]  sessions, plain, v1, readers, readers_v1, vandals, requests, changes, batch_events_max, asynchronous
-    [manners]  window, think_us, timeout_ms, duplicate, impatience
-    [space]    SpaceSettings fields
-    [faults.KIND]  in_run, every_ms, on, chance, most
-    [expect]   fired = ["power_cut"]: a fleet in which this never fired has not tested the scenario
+[run]      chaos_ms, calm_ms    # virtual time of the chaos; bound for becoming calm after it
+[node]     NodeConfig fields that differ from the simulator's small defaults
+[limits]   table sizes by name (sessions = 8, ...), and fingerprints, cells_per_series, session_idle_ms
+[clients]  sessions, plain, v1, readers, readers_v1, vandals, requests, changes, batch_events_max, asynchronous
+[manners]  window, think_us, timeout_ms, duplicate, impatience
+[space]    SpaceSettings fields
+[faults.KIND]  in_run, every_ms, on, chance, most
+[expect]   fired = ["power_cut"]: a fleet in which this never fired has not tested the scenario
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class Scenario:
     node: NodeConfig = SMALL_NODE
     limits: Limits = ROOMY_LIMITS
     clients: ClientCounts = ClientCounts()
-    manners: Manners = Manners()
-    space: SpaceSettings = SpaceSettings()
+    manners: Manners = field(default_factory=Manners)
+    space: SpaceSettings = field(default_factory=SpaceSettings)
     faults: tuple[FaultSpec, ...] = ()
     expect_fired: tuple[str, ...] = field(default=())
 

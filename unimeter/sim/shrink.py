@@ -50,7 +50,12 @@ def parse(without: list[str], clients: list[str], chaos_ms: int | None) -> Reduc
 
 
 def shrink(
-    scenario: Scenario, seed: int, kernels: Kernels, canary: str | None, report: Callable[[str], None], runs_max: int = 150
+    scenario: Scenario,
+    seed: int,
+    kernels: Kernels,
+    canary: str | None,
+    report: Callable[[str], None],
+    runs_max: int = 150,
 ) -> tuple[Reduction, RunResult]:
     """The smallest reduction found whose run breaks the invariant that the full run breaks."""
     best = Reduction()

@@ -7,10 +7,28 @@ partition or into the next; values overflow 64-bit sums; the same event is sent 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from unimeter.sim import periods
-from unimeter.sim.events import ADD, COUNT, DAY, FIXED, LATEST, MAX, MONTH, NONE, REMOVE, SUM, UNIQUE, WEEK
-from unimeter.sim.events import Account, Event, Ident, Metric, Threshold
+from unimeter.sim.events import (
+    ADD,
+    COUNT,
+    DAY,
+    FIXED,
+    LATEST,
+    MAX,
+    MONTH,
+    NONE,
+    REMOVE,
+    SUM,
+    UNIQUE,
+    WEEK,
+    Account,
+    Event,
+    Ident,
+    Metric,
+    Threshold,
+)
 from unimeter.sim.prng import Prng
 
 HOUR_NS = 3_600_000_000_000
@@ -48,7 +66,7 @@ def base36(number: int) -> str:
 def make_metrics(prng: Prng) -> list[Metric]:
     """The metrics of a run: every aggregation, with thresholds that ordinary runs cross."""
 
-    def period() -> dict[str, int]:
+    def period() -> dict[str, Any]:
         kind = prng.choice([MONTH, MONTH, DAY, WEEK, FIXED])
         return {"period": kind, "billing_day": prng.choice([1, 1, 15, 28]) if kind == MONTH else 1}
 
@@ -59,7 +77,9 @@ def make_metrics(prng: Prng) -> list[Metric]:
         Metric("api_calls", COUNT, False, ["region", "tier"], [limit("soft", 3, 8), limit("hard", 10, 40)], **period()),
         Metric("bytes_out", SUM, False, ["region"], [limit("gib", 500, 4000)], **period()),
         Metric("peak", MAX, False, [], [limit("high", 500, 1200)] if prng.chance(0.5) else [], **period()),
-        Metric("temperature", LATEST, False, ["tier"], [limit("hot", 100, 900)] if prng.chance(0.5) else [], **period()),
+        Metric(
+            "temperature", LATEST, False, ["tier"], [limit("hot", 100, 900)] if prng.chance(0.5) else [], **period()
+        ),
         Metric("visitors", UNIQUE, False, ["region"], [limit("crowd", 2, 4)] if prng.chance(0.5) else [], **period()),
         Metric("seats", UNIQUE, True, ["region"], [limit("full", 2, 5)] if prng.chance(0.5) else [], **period()),
         Metric("m" * 63, SUM, False, ["region", "tier"], [], **period()),
@@ -87,7 +107,7 @@ class Space:
             return self._prng.choice(self.numeric)
         return self._prng.choice(self.texts)
 
-    def usable(self, v1: bool) -> list[Metric]:
+    def usable(self) -> list[Metric]:
         return [m for m in self.metrics if m.known and m.alive and not m.changing]
 
     def instant(self) -> int:
@@ -138,7 +158,7 @@ class Space:
 
     def batch(self, size: int, v1: bool, ids: bool) -> list[Event]:
         """Events for one request; [] while no metric is known."""
-        metrics = self.usable(v1)
+        metrics = self.usable()
         if not metrics:
             return []
         events: list[Event] = []
@@ -158,11 +178,11 @@ class Space:
         if past and (v1 or ids) and prng.chance(settings.again):
             old = prng.choice(past[-40:])
             named = next((m for m in self.metrics if m.code == old.ident.metric), None)
-            if named in self.usable(v1):
+            if named in self.usable():
                 if not v1 and prng.chance(settings.conflict / max(settings.again, 0.001)):
                     return old._replace(ident=old.ident._replace(value=old.ident.value ^ 1))
                 return old
-        properties = self._properties(metric, v1)
+        properties = self._properties(v1)
         id_ = f"id-{self.tag()}" if ids and prng.chance(settings.with_id) else ""
         value, operation = self._value(metric, v1)
         if not id_ and metric.aggregation in (COUNT, SUM) and prng.chance(0.1):
@@ -176,7 +196,7 @@ class Space:
             past.append(event)
         return event
 
-    def _properties(self, metric: Metric, v1: bool) -> list[tuple[str, str]]:
+    def _properties(self, v1: bool) -> list[tuple[str, str]]:
         prng, count = self._prng, self._settings.dimension_values
         found = []
         if prng.chance(0.7):

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from unimeter.sim.events import Event, Metric
 
 MAGIC = 0xC0FFEE01
 INGEST_ASYNC, INGEST_SYNC, PARTITION_MAP, METRIC_PUT, METRIC_DELETE, METRIC_LIST = 0, 1, 0x10, 0x20, 0x21, 0x22
-USAGE, REALTIME, EVENTS_LIST, ALERTS_LIST, ALERTS_ENABLE, ALERT_PUSH, BREAKDOWN, STATUS = 0x30, 0x31, 0x32, 0x33, 0x34, 0x35, 0x36, 0x40
+USAGE, REALTIME, EVENTS_LIST, ALERTS_LIST, ALERTS_ENABLE, ALERT_PUSH, BREAKDOWN, STATUS = (
+    0x30,
+    0x31,
+    0x32,
+    0x33,
+    0x34,
+    0x35,
+    0x36,
+    0x40,
+)
 OK, DUPLICATE, ERROR, UNKNOWN_METRIC, REDIRECT, NOT_LEADER, BACKPRESSURE = range(7)
 VALUE_MAX = 2**63 - 1
 
@@ -24,7 +34,8 @@ class Response(NamedTuple):
     payload: bytes
 
 
-class Aggregate(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Aggregate:
     sum: int
     count: int
     max: int

@@ -1,6 +1,6 @@
 """Protocol v2 as the simulated clients speak it: written from docs/protocol.md, sharing nothing with the node.
 
-    header 32 B: magic, version, type, status, flags, payload_len, request_id, deadline_ms, 0, payload crc, header crc
+header 32 B: magic, version, type, status, flags, payload_len, request_id, deadline_ms, 0, payload crc, header crc
 """
 
 from __future__ import annotations
@@ -72,7 +72,15 @@ def row(event: Event, metric_index: int) -> bytes:
         tail += bytes([len(raw_key), len(raw_value)]) + raw_key + raw_value
     tail += bytes(-len(tail) % 8)
     head = _ROW.pack(
-        account, event.timestamp_ns, ident.value, metric_index, ident.operation, flags, len(ident.properties), 0, len(tail)
+        account,
+        event.timestamp_ns,
+        ident.value,
+        metric_index,
+        ident.operation,
+        flags,
+        len(ident.properties),
+        0,
+        len(tail),
     )
     return head + tail
 

@@ -126,9 +126,7 @@ class _Batch:
 
     def _summarize(self, counts: _Counts, session_verdict: int, last_offset: int) -> None:
         self.applied.summaries.append(
-            Summary(
-                **vars(counts), session_verdict=session_verdict, row_base=self.row_base, last_offset=last_offset
-            )
+            Summary(**vars(counts), session_verdict=session_verdict, row_base=self.row_base, last_offset=last_offset)
         )
 
     def _skip_all(self, verdict: int) -> None:
@@ -190,9 +188,7 @@ class _Batch:
         if place.cell is None and place.cell_count >= self.state.limits.cells_per_series_max:
             return lay.UM_V_CARDINALITY
         thresholds = Thresholds(self.state, metric, place.series, row, place.ts)
-        if not (
-            self.state.room(lay.UM_R_SKIPS) and place.has_room() and claim.has_room() and thresholds.has_room()
-        ):
+        if not (self.state.room(lay.UM_R_SKIPS) and place.has_room() and claim.has_room() and thresholds.has_room()):
             return lay.UM_V_FULL
         series, bucket, member = place.store(seq)
         claim.remember(seq)

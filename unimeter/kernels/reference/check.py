@@ -1,18 +1,18 @@
 """The structural rules of a state, each with its number: what holds after every entry, whatever was in it. O(state).
 
-     1  META: rows accounted for (stored + duplicates + conflicts + refused == rows logged)
-     2  every region within its limit of 2^32 - 1 records
-     3  every dictionary finds every record of its pool, exactly once
-     4  VALUES: record 0 is "", bytes are in HEAP, the hash is theirs         5  ACCOUNTS: the same, none empty
-     6  SERIES: account and metric exist; the chain of cells is whole         7  CELLS: words in DIMS, values exist, no
-        trailing ""; the chain of buckets is whole and holds the hot one
-     8  BUCKETS: none empty, least <= greatest, times inside the hour, counts add up to meta.stored
-     9  MEMBERS: reached through their bucket, times inside the bucket's, a real operation
-    10  IDS: of rows that were stored                                        11  SESSIONS: result n in slot n % 64
-    12  PERIODS: reached through their series, count equals that of the buckets
-    13  PMEMBERS: those present add up to the periods' `unique`
-    14  ALERTS: numbered 1, 2, ...                                           15  SKIPS: sorted, apart, rows add up
-    16  HEAP and DIMS: nothing unaccounted for
+ 1  META: rows accounted for (stored + duplicates + conflicts + refused == rows logged)
+ 2  every region within its limit of 2^32 - 1 records
+ 3  every dictionary finds every record of its pool, exactly once
+ 4  VALUES: record 0 is "", bytes are in HEAP, the hash is theirs         5  ACCOUNTS: the same, none empty
+ 6  SERIES: account and metric exist; the chain of cells is whole         7  CELLS: words in DIMS, values exist, no
+    trailing ""; the chain of buckets is whole and holds the hot one
+ 8  BUCKETS: none empty, least <= greatest, times inside the hour, counts add up to meta.stored
+ 9  MEMBERS: reached through their bucket, times inside the bucket's, a real operation
+10  IDS: of rows that were stored                                        11  SESSIONS: result n in slot n % 64
+12  PERIODS: reached through their series, count equals that of the buckets
+13  PMEMBERS: those present add up to the periods' `unique`
+14  ALERTS: numbered 1, 2, ...                                           15  SKIPS: sorted, apart, rows add up
+16  HEAP and DIMS: nothing unaccounted for
 """
 
 from __future__ import annotations

@@ -61,9 +61,7 @@ class ReferenceIntake:
 
     # ---- taking frames ----
 
-    def take(
-        self, catalog: Catalog, data: Bytes, frames: FrameTable, first: int, link: int
-    ) -> tuple[int, int]:
+    def take(self, catalog: Catalog, data: Bytes, frames: FrameTable, first: int, link: int) -> tuple[int, int]:
         """Take ingest frames from `first` on. Returns (UM_STOP_*, index of the first frame not taken)."""
         assert not self._entry, "a sealed entry takes nothing"
         for index in range(first, len(frames)):

@@ -75,9 +75,7 @@ def take_v1(catalog: ReferenceCatalog, payload: bytes, events_max: int, taken: T
         if metric < 0:
             taken.unknown.append(index)
         else:
-            taken.rows.append(
-                lay.encode_row(account, timestamp_ns, value, metric, operation, properties=properties)
-            )
+            taken.rows.append(lay.encode_row(account, timestamp_ns, value, metric, operation, properties=properties))
     if props_left:
         return taken.refuse(lay.UM_REQ_MALFORMED)
     taken.batch = taken.batch._replace(flags=lay.UM_BATCH_V1)

@@ -195,9 +195,7 @@ class Member:
     operation: int
 
     def pack(self) -> bytes:
-        return lay.MEMBER.pack(
-            self.bucket, self.next, self.member, self.last_ts, self.last_seq, self.operation, 0
-        )
+        return lay.MEMBER.pack(self.bucket, self.next, self.member, self.last_ts, self.last_seq, self.operation, 0)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,61 @@
+"""The links of a node: who is connected, who is on the way out, who wants alerts.
+
+A link that broke the protocol is not closed at once: nothing more is taken from it, but what it had asked properly
+before is still answered, and only then it is closed.
+"""
+
+from __future__ import annotations
+
+from unimeter.core.outbox import Outbox
+from unimeter.core.subscriptions import Subscriptions
+from unimeter.kernels.api import Bytes, GroupState, Reply
+
+
+class Links:
+    """Open links by number. Sending to a link that is gone is fine: the bytes are lost, as on a wire."""
+
+    def __init__(self, out: Outbox, alerts_per_turn_max: int) -> None:
+        self._out = out
+        self._open: set[int] = set()
+        self._leaving: dict[int, int] = {}  # link -> log index whose answers it still gets
+        self.subscriptions = Subscriptions(alerts_per_turn_max)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def opened(self, link: int) -> None:
+        self._open.add(link)
+
+    def dropped(self, link: int) -> None:
+        self._open.discard(link)
+        self._leaving.pop(link, None)
+        self.subscriptions.remove(link)
+
+    def listening(self, link: int) -> bool:
+        """Is anything that comes from this link to be looked at?"""
+        return link in self._open and link not in self._leaving
+
+    def send(self, link: int, data: Bytes) -> None:
+        if link in self._open:
+            self._out.send(link, data)
+
+    def answer(self, replies: list[Reply]) -> None:
+        for link, data in replies:
+            self.send(link, data)
+
+    def hang_up(self, link: int, index: int) -> None:
+        """Take no more from the link; close it once the log is applied up to `index`."""
+        self._leaving[link] = index
+
+    def close_leaving(self, applied_index: int) -> None:
+        for link in [link for link, index in self._leaving.items() if index <= applied_index]:
+            self._out.close(link)
+            self.dropped(link)
+
+    def push_alerts(self, state: GroupState, alert_next: int) -> bool:
+        """Send new alerts to their subscribers. True: there are more than one turn may send."""
+        if not self.subscriptions:
+            return False
+        for link, data in self.subscriptions.due(state, alert_next):
+            self.send(link, data)
+        return self.subscriptions.behind(alert_next)
