@@ -1,9 +1,13 @@
 /* bench_apply.c - what um_apply costs per row, on one core, without anything around it.
  *
- *     gcc -std=gnu11 -O3 -msse4.2 -Icsrc/kernels bench/bench_apply.c csrc/kernels/[a-z]*.c -o /tmp/bench_apply && /tmp/bench_apply
+ *     gcc -std=gnu11 -O3 -flto -msse4.2 -Icsrc/kernels bench/bench_apply.c csrc/kernels/[a-z]*.c -o /tmp/bench_apply
+ *     /tmp/bench_apply [part of a case's name] [huge pages: 0 or 1]
  *
- * 10,000 accounts x 5 metrics (one per aggregation), rows at random over them, batches of 500, 20 batches per
- * entry; every row is new. The cases differ in what dedup has to do, and in what the rows carry.
+ * 10,000 accounts x 5 metrics (one per aggregation), rows at random over them, batches of 500, 8 batches per
+ * entry; every row is new. The cases differ in what dedup has to do, in what the rows carry, and in how full the
+ * tables are: "growing" begins with an empty state and takes every entry into account, "steady" is measured when
+ * both generations of fingerprints are populated and the first of them has been given up. The median is the usual
+ * price; the slowest entry is what a client may have to wait for.
  */
 #include "um_kernels.h"
 #include <stdio.h>
@@ -15,9 +19,8 @@
 #define ACCOUNTS 10000
 #define METRICS 5
 #define BATCH_ROWS 500
-#define ENTRY_BATCHES 20
+#define ENTRY_BATCHES 8
 #define ENTRY_ROWS (BATCH_ROWS * ENTRY_BATCHES)
-#define ENTRIES 400          /* per case: 4 million rows */
 #define BASE 1700000000000000000LL
 
 static uint64_t chance = 88172645463325252ULL;
@@ -41,9 +44,9 @@ static uint8_t *reserve(uint64_t bytes, int huge) {
     return memory;
 }
 
-static void make_state(um_state *st, int huge) {
-    um_limits limits = {.fingerprints_per_generation = 8000000, .cells_per_series_max = 10000, .session_idle_ns = 1};
-    for (int r = 0; r < UM_REGIONS; r++) limits.records_max[r] = 8000000;
+static void make_state(um_state *st, uint64_t generation, int huge) {
+    um_limits limits = {.fingerprints_per_generation = generation, .cells_per_series_max = 10000, .session_idle_ns = 1};
+    for (int r = 0; r < UM_REGIONS; r++) limits.records_max[r] = 12000000;
     limits.records_max[UM_R_META] = 1;
     limits.records_max[UM_R_SESSIONS] = 64;
     memset(st, 0, sizeof *st);
@@ -65,10 +68,17 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-typedef struct { const char *name; uint32_t flags; int ids, dims, metrics; } variant;
+typedef struct {
+    const char *name;
+    uint32_t flags;                     /* of the batches */
+    int ids, dims;                      /* do rows carry them? */
+    uint64_t metrics;                   /* rows are of metrics 0..metrics - 1, with dims of the one that has dimensions */
+    uint64_t generation;                /* fingerprints in one */
+    uint32_t warmup, entries;           /* how many are not measured, and are */
+} variant;
 
 static uint64_t write_row(uint8_t *out, const variant *v, uint64_t n) {
-    um_row row = {.account = dice(ACCOUNTS), .timestamp_ns = BASE + (int64_t)n, .value = (int64_t)dice(100), .metric = (uint16_t)dice((uint64_t)v->metrics)};
+    um_row row = {.account = dice(ACCOUNTS), .timestamp_ns = BASE + (int64_t)n, .value = (int64_t)dice(100), .metric = (uint16_t)dice(v->metrics)};
     uint8_t *tail = out + sizeof row, *at = tail;
     if (v->ids) {
         row.flags |= UM_ROW_ID;
@@ -92,8 +102,8 @@ static uint64_t write_row(uint8_t *out, const variant *v, uint64_t n) {
     return (uint64_t)(at - out);
 }
 
-static uint8_t *write_entry(const variant *v, uint64_t index, uint64_t first_seq) {
-    uint8_t *entry = malloc(64 + ENTRY_BATCHES * 48 + ENTRY_ROWS * 96), *at = entry + 64;
+static void write_entry(uint8_t *entry, const variant *v, uint64_t index, uint64_t first_seq) {
+    uint8_t *at = entry + 64;
     for (int b = 0; b < ENTRY_BATCHES; b++) {
         um_batch batch = {.row_count = BATCH_ROWS, .flags = v->flags};
         uint8_t *head = at;
@@ -105,38 +115,37 @@ static uint8_t *write_entry(const variant *v, uint64_t index, uint64_t first_seq
     const um_entry header = {.body_len = (uint32_t)(at - entry - 64), .batch_count = ENTRY_BATCHES, .index = index, .term = 1,
                              .stamp_ns = BASE + (int64_t)index, .first_seq = first_seq, .row_count = ENTRY_ROWS};
     memcpy(entry, &header, sizeof header);
-    return entry;
 }
 
 static void run(const variant *v, um_catalog *catalog, int huge) {
     um_state st;
     static um_summary sums[ENTRY_BATCHES];
-    static uint8_t verdicts[ENTRY_ROWS];
-    static uint8_t *entries[ENTRIES + 50];
+    static uint8_t verdicts[ENTRY_ROWS], entry[64 + ENTRY_BATCHES * 48 + ENTRY_ROWS * 96];
     um_applied applied;
-    make_state(&st, huge);
-    for (uint64_t i = 0; i < ENTRIES + 50; i++) entries[i] = write_entry(v, i + 1, 1 + i * ENTRY_ROWS);
-    for (int i = 0; i < 50; i++) um_apply(&st, catalog, entries[i], sums, verdicts, &applied);   /* every series is there */
-    static double took[ENTRIES];
-    double total = 0;
-    for (int i = 0; i < ENTRIES; i++) {
+    double *took = malloc(v->entries * sizeof *took), total = 0;
+    if (took == NULL) exit(1);
+    make_state(&st, v->generation, huge);
+    for (uint32_t i = 0; i < v->warmup + v->entries; i++) {
+        write_entry(entry, v, i + 1, 1 + (uint64_t)i * ENTRY_ROWS);
         const double before = now_s();
-        um_apply(&st, catalog, entries[i + 50], sums, verdicts, &applied);
-        took[i] = now_s() - before;
-        total += took[i];
+        um_apply(&st, catalog, entry, sums, verdicts, &applied);
+        if (i < v->warmup) continue;
+        took[i - v->warmup] = now_s() - before;
+        total += took[i - v->warmup];
     }
-    qsort(took, ENTRIES, sizeof *took, ascending);
-    const double per_row = 1e9 / ENTRY_ROWS, median = took[ENTRIES / 2] * per_row;
+    qsort(took, v->entries, sizeof *took, ascending);
+    const double per_row = 1e9 / ENTRY_ROWS, median = took[v->entries / 2] * per_row;
     const um_meta *meta = (const um_meta *)(const void *)st.region[UM_R_META].base;
     printf("%-44s ns/row: best %6.1f  median %6.1f  mean %6.1f   %5.2f M rows/s   slowest entry %6.2f ms  (%llu stored)\n", v->name,
-           took[0] * per_row, median, total / ENTRIES * per_row, 1e3 / median, took[ENTRIES - 1] * 1e3, (unsigned long long)meta->stored);
-    for (int i = 0; i < ENTRIES + 50; i++) free(entries[i]);
+           took[0] * per_row, median, total / v->entries * per_row, 1e3 / median, took[v->entries - 1] * 1e3, (unsigned long long)meta->stored);
+    fflush(stdout);
+    free(took);
     for (int r = 0; r < UM_REGIONS; r++) munmap(st.region[r].base, st.region[r].reserved);
     for (int x = 0; x < UM_INDEXES; x++) munmap(st.index[x].base, st.index[x].reserved);
     munmap(st.scratch.base, st.scratch.reserved);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
     um_catalog *catalog = calloc(1, sizeof *catalog);
     catalog->metric_count = METRICS + 1;
     for (uint16_t i = 0; i <= METRICS; i++) {
@@ -150,16 +159,25 @@ int main(void) {
     m->dimensions[0] = (um_dimension){5, "model"};
     m->dimensions[1] = (um_dimension){6, "region"};
     const variant variants[] = {
-        {"v2, sessions only", 0, 0, 0, METRICS},
-        {"v1, fingerprints", UM_BATCH_V1, 0, 0, METRICS},
-        {"v1, fingerprints, no count-unique", UM_BATCH_V1, 0, 0, METRICS - 1},
-        {"v2, ids", 0, 1, 0, METRICS - 1},
-        {"v1, fingerprints, two dimensions (16 cells)", UM_BATCH_V1, 0, 1, METRICS},
-        {"v2, ids, two dimensions", 0, 1, 1, METRICS},
+        {.name = "v2, sessions only", .metrics = METRICS, .warmup = 125, .entries = 1000},
+        {.name = "v1, fingerprints", .flags = UM_BATCH_V1, .metrics = METRICS, .warmup = 125, .entries = 1000},
+        {.name = "v1, fingerprints, no count-unique", .flags = UM_BATCH_V1, .metrics = METRICS - 1, .warmup = 125, .entries = 1000},
+        {.name = "v2, ids", .ids = 1, .metrics = METRICS - 1, .warmup = 125, .entries = 1000},
+        {.name = "v1, fingerprints, two dimensions (16 cells)", .flags = UM_BATCH_V1, .dims = 1, .metrics = METRICS, .warmup = 125, .entries = 1000},
+        {.name = "v2, ids, two dimensions", .ids = 1, .dims = 1, .metrics = METRICS, .warmup = 125, .entries = 1000},
+        {.name = "v1, growing to 10 M fingerprints", .flags = UM_BATCH_V1, .metrics = METRICS - 1, .warmup = 0, .entries = 2500},
+        {.name = "v1, steady, 2 x 2 M fingerprints", .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 2000000, .warmup = 1100, .entries = 1000},
+        {.name = "v1, steady, 2 x 9 M fingerprints", .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 9000000, .warmup = 4600, .entries = 2400},
     };
     for (int huge = 0; huge < 2; huge++) {
+        if (argc > 2 && atoi(argv[2]) != huge) continue;
         printf("huge pages: %s\n", huge ? "yes" : "no");
-        for (uint32_t i = 0; i < sizeof variants / sizeof *variants; i++) run(&variants[i], catalog, huge);
+        for (uint32_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+            variant v = variants[i];
+            if (v.generation == 0) v.generation = 12000000;
+            if (argc < 2 || strstr(v.name, argv[1])) run(&v, catalog, huge);
+        }
     }
+    free(catalog);
     return 0;
 }

@@ -1,13 +1,16 @@
 """Alerts are part of the replicated state: each crossing is recorded once, in log order, numbered without gaps, and
-survives every crash."""
+survives every crash. Answers name the thresholds that fired in the period that they begin in."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from unimeter.sim import oracle
+from unimeter.sim import periods
+from unimeter.sim.alarms import Alarm, Found, InForce, alarms
+from unimeter.sim.events import Account, Metric
 from unimeter.sim.invariant import Invariant
-from unimeter.sim.ledger import series_of
+from unimeter.sim.ledger import NEVER_NS, Series, place_of
+from unimeter.sim.requests import ACKED
 
 
 class Check(Invariant):
@@ -16,24 +19,49 @@ class Check(Invariant):
 
     def finished(self) -> None:
         ledger = self.run.ledger
-        metrics = {metric.code: metric for metric in self.run.metrics}
         numbers = [alert["number"] for alert in ledger.alerts]
         self.check(numbers == list(range(1, len(numbers) + 1)), f"alert numbers have gaps or repeats: {numbers[:20]}")
-        found = Counter(
-            oracle.Alarm(a["metric"], str(a["account"]), a["threshold"], a["period_start"], a["value"])
-            for a in ledger.alerts
+        recorded = Counter(
+            Alarm(a["metric"], str(a["account"]), a["threshold"], a["period_start"], a["value"]) for a in ledger.alerts
         )
-        for (account, code), events in series_of(ledger.log).items():
-            metric = metrics[code]
-            if not metric.thresholds:
-                continue
-            certain, possible = oracle.alarms(metric, account, events, self.run.wall_span_ns)
-            wanted = Counter(certain)
-            here = Counter(
-                {alarm: n for alarm, n in found.items() if (alarm.metric, alarm.account) == (code, str(account))}
+        series = Series(ledger, self.run.metrics)
+        expected: dict[tuple[Account, int], Found] = {}
+        for account, metric in series.keys:
+            if metric.slots:
+                found = alarms(metric, account, series.of(account, metric), self._slots(metric), self.run.dates())
+                expected[account, id(metric)] = found
+                self._compare(account, metric, found, recorded)
+        self._answers(expected)
+
+    def _slots(self, metric: Metric) -> list[InForce]:
+        ledger = self.run.ledger
+        return [
+            InForce(
+                slot.threshold,
+                place_of(metric, slot.since_ns, ledger),
+                NEVER_NS if slot.until_ns is None else place_of(metric, slot.until_ns, ledger),
             )
-            missing, excess = wanted - here, here - wanted - Counter(possible)
+            for slot in metric.slots
+        ]
+
+    def _compare(self, account: Account, metric: Metric, found: Found, recorded: Counter[Alarm]) -> None:
+        wanted = Counter(found.certain)
+        mine = (metric.code, str(account))
+        here = Counter({alarm: n for alarm, n in recorded.items() if (alarm.metric, alarm.account) == mine})
+        missing, excess = wanted - here, here - wanted - Counter(found.possible)
+        self.check(
+            not missing and not excess,
+            f"{account!r} {metric.code}: missing {list(missing)[:3]}, unexpected {list(excess)[:3]}",
+        )
+
+    def _answers(self, expected: dict[tuple[Account, int], Found]) -> None:
+        for query in self.run.ledger.queries:
+            found = expected.get((query.account, id(query.metric)))
+            if not query.final or query.state != ACKED or query.group_by or query.start is None or found is None:
+                continue
+            start, _ = periods.bounds(query.metric.period, query.metric.billing_day, query.start)
+            wanted = found.fired.get(start, [])
             self.check(
-                not missing and not excess,
-                f"{account!r} {code}: missing {list(missing)[:3]}, unexpected {list(excess)[:3]}",
+                query.rows[0]["alerts"] == wanted,
+                f"{query.account!r} {query.metric.code} from {query.start}: fired {query.rows[0]['alerts']}, the oracle says {wanted}",
             )

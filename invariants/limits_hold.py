@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from unimeter.core.effects import Effect
 from unimeter.core.inputs import Input
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
 from unimeter.sim.requests import EventList, Query, Request
 from unimeter.sim.scenario import REGIONS
+
+if TYPE_CHECKING:
+    from unimeter.sim.runner import Run
 
 EVERY_STEPS = 64
 CHECKPOINTS_MAX = 3  # two kept and one being written
@@ -19,16 +24,13 @@ class Check(Invariant):
     )
     canary = "keeps_every_checkpoint"
 
-    def __init__(self, run: object) -> None:
-        super().__init__(run)  # type: ignore[arg-type]
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
         self._steps = 0
 
     def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
         self._steps += 1
-        node = host.node
-        if node is None or not node.ready:
-            return
-        group, config = node.groups[0], host.setup.config
+        group, config = host.node.groups[0], host.setup.config
         if group.open.used_bytes > config.entry_bytes_max:
             self.fail(f"the open entry has {group.open.used_bytes} bytes, entry_bytes_max is {config.entry_bytes_max}")
         if self._steps % EVERY_STEPS == 0:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from unimeter.sim import oracle, periods
 from unimeter.sim.events import Stored
 from unimeter.sim.invariant import Invariant
-from unimeter.sim.ledger import NEVER_NS, added_at, series_of
+from unimeter.sim.ledger import NEVER_NS, Series, added_at
 from unimeter.sim.requests import ACKED, Query
 
 
@@ -17,17 +17,17 @@ class Check(Invariant):
     def finished(self) -> None:
         ledger = self.run.ledger
         order = ledger.order()
-        series = series_of(ledger.log)
-        since = {metric.code: added_at(metric, ledger) for metric in self.run.metrics}
+        series = Series(ledger, self.run.metrics)
+        since = {id(metric): added_at(metric, ledger) for metric in self.run.metrics}
         for query in ledger.queries:
             if query.final or query.state != ACKED:
                 continue
             floor, ceiling = order.floor(query.sent_ns), order.ceiling(query.answered_ns)
-            events = series.get((query.account, query.metric.code), [])
+            events = series.of(query.account, query.metric)
             difference = ""
             for start, end in self._spans(query):
                 question = oracle.Question(
-                    query.metric, start, end, query.filters, query.group_by, since[query.metric.code]
+                    query.metric, start, end, query.filters, query.group_by, since[id(query.metric)]
                 )
                 difference = _compare(question, query, events, floor, ceiling)
                 if not difference:

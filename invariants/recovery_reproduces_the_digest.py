@@ -3,36 +3,29 @@ living through it, from a checkpoint, or by replaying the journal; and recovery 
 
 from __future__ import annotations
 
-from unimeter.core.effects import Effect
-from unimeter.core.inputs import Input
+from typing import TYPE_CHECKING
+
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
+
+if TYPE_CHECKING:
+    from unimeter.sim.runner import Run
 
 
 class Check(Invariant):
     sentence = "For all restarts, the state recovered at a log index always has the digest that it had there before."
     canary = "skips_an_entry_in_recovery"
 
-    def __init__(self, run: object) -> None:
-        super().__init__(run)  # type: ignore[arg-type]
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
         self._digests: dict[int, int] = {}
         self._full: dict[int, int] = {}
         self._highest = 0
-        self._seen: tuple[int, int] = (0, -1)  # incarnation, index
         self._lost: list[str] = []
 
-    def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
-        node = host.node
-        if node is None or not node.ready:
-            return
-        group = node.groups[0]
-        now = (host.incarnations, group.applied_index)
-        if now == self._seen:
-            return
-        fresh = now[0] != self._seen[0]
-        self._seen = now
+    def applied(self, host: Host, index: int, fresh: bool) -> None:
+        group = host.node.groups[0]
         digest = group.state.meta().digest
-        index = group.applied_index
         if fresh:
             if not host.disk.image.tainted():  # otherwise rot_is_never_silent speaks
                 self.evaluated += 1
@@ -49,9 +42,6 @@ class Check(Invariant):
                 )
         self._digests[index] = digest
         self._highest = max(self._highest, index)
-
-    def died(self, host: Host, how: str) -> None:
-        self._seen = (self._seen[0], -1)
 
     def finished(self) -> None:
         if self._lost:

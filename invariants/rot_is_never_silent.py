@@ -3,38 +3,35 @@ a file that is really damaged; what it may not do is to go on with less than it 
 
 from __future__ import annotations
 
-from unimeter.core.effects import Effect
-from unimeter.core.inputs import Input
+from typing import TYPE_CHECKING
+
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
 from unimeter.sim.requests import REFUSED, Request
+
+if TYPE_CHECKING:
+    from unimeter.sim.runner import Run
 
 
 class Check(Invariant):
     sentence = "For all damage to durable bytes, the node always names the damaged file or is not affected by it."
     canary = "takes_rot_for_a_torn_tail"
 
-    def __init__(self, run: object) -> None:
-        super().__init__(run)  # type: ignore[arg-type]
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
         self._highest = 0
         self._damaged_at_boot = False
 
     def booted(self, host: Host) -> None:
         self._damaged_at_boot = bool(host.disk.image.tainted())
 
-    def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
-        node = host.node
-        if node is None or not node.ready:
-            return
-        index = node.groups[0].applied_index
-        if self._damaged_at_boot:
-            self._damaged_at_boot = False
+    def applied(self, host: Host, index: int, fresh: bool) -> None:
+        if fresh and self._damaged_at_boot:
             self.check(
                 index >= self._highest,
                 f"started on damaged files {host.disk.image.tainted()} at index {index}, but {self._highest} had been applied",
             )
-        if index > self._highest:
-            self._highest = index
+        self._highest = max(self._highest, index)
 
     def halted(self, host: Host, reason: str | None) -> None:
         damaged = host.disk.image.tainted()
@@ -45,5 +42,5 @@ class Check(Invariant):
 
     def settled(self, request: Request) -> None:
         if request.state == REFUSED and request.error == "internal":
-            damaged = [name for host in self.run.hosts for name in host.disk.image.tainted()]
-            self.check(bool(damaged), f"{request.describe()} was refused as internal on a sound disk")
+            met = any(host.disk.tainted_read_ns >= request.sent_ns for host in self.run.hosts)
+            self.check(met, f"{request.describe()} was refused as internal, but no read had met damage")

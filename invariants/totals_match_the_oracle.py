@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from unimeter.sim import oracle
 from unimeter.sim.invariant import Invariant
-from unimeter.sim.ledger import added_at, series_of
+from unimeter.sim.ledger import Series, added_at
 from unimeter.sim.requests import ACKED
 
 
@@ -15,17 +15,15 @@ class Check(Invariant):
 
     def finished(self) -> None:
         ledger = self.run.ledger
-        series = series_of(ledger.log)
-        since = {metric.code: added_at(metric, ledger) for metric in self.run.metrics}
+        series = Series(ledger, self.run.metrics)
+        since = {id(metric): added_at(metric, ledger) for metric in self.run.metrics}
         for query in ledger.queries:
             if not query.final or query.state != ACKED:
                 continue
             assert query.start is not None and query.end is not None
             metric = query.metric
-            question = oracle.Question(
-                metric, query.start, query.end, query.filters, query.group_by, since[metric.code]
-            )
-            found = oracle.answer(question, series.get((query.account, metric.code), []))
+            question = oracle.Question(metric, query.start, query.end, query.filters, query.group_by, since[id(metric)])
+            found = oracle.answer(question, series.of(query.account, metric))
             difference = found.differs(query.rows)
             self.check(
                 not difference,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+import uvloop
 
 import unimeter
 from tests.client_server import NodeServer, raw_server, serving
@@ -49,7 +50,8 @@ def calls(count: int, value: int = 1, account: int | str = 7) -> list[Event]:
     return [Event(account, "calls", value, JAN_1 + n, {"region": "eu" if n % 3 else "us"}) for n in range(count)]
 
 
-def test_the_documented_snippet_works() -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_the_documented_snippet_works_on_either_loop(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
     async def work() -> None:
         async with serving() as server, AsyncClient([server.address]) as client:
             await client.metrics.create(MetricSchema(code="api_calls", agg_type=AggType.COUNT))

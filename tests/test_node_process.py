@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -129,6 +130,29 @@ def test_requests_on_their_way_are_answered_before_a_clean_stop(node: NodeProces
     node.start()
     with V1Client("127.0.0.1", node.port) as client:
         assert client.query(1, "m", T0, T0 + 50).count >= stored
+
+
+def test_client_that_asked_and_ended_its_side_gets_every_answer(node: NodeProcess) -> None:
+    with V1Client("127.0.0.1", node.port) as client:
+        client.metric_put("calls", v1.SUM)
+        client.ingest([Event("calls", 1, T0 + n, 1) for n in range(10)])
+    with V1Client("127.0.0.1", node.port) as client:
+        asked = [client.send(v1.INGEST_SYNC, v1.ingest_payload([Event("calls", 2, T0 + n, 1)])) for n in range(50)]
+        whole = struct.pack("<Qqq64sQ", 1, T0 + 1, T0 + 9, b"calls", 0)  # cuts an hour: the journal is read
+        asked.append(client.send(v1.QUERY, whole))
+        asked.append(client.send(v1.METRIC_DELETE, v1.padded("no such metric", 64)))
+        client.socket.shutdown(socket.SHUT_WR)
+        assert [client.receive(number).status for number in asked] == [v1.OK] * 51 + [v1.UNKNOWN_METRIC]
+        assert client.socket.recv(1) == b""
+
+
+def test_many_refusals_of_the_log_do_not_crash_the_collector(node: NodeProcess) -> None:
+    """A refusal's traceback used to hold the disk's frame with a lent buffer: collecting that crashed CPython."""
+    with V1Client("127.0.0.1", node.port) as client:
+        for _ in range(20):
+            asked = [client.send(v1.METRIC_DELETE, v1.padded("no such metric", 64)) for _ in range(300)]
+            assert {client.receive(number).status for number in asked} == {v1.UNKNOWN_METRIC}
+    assert node.stop() == 0
 
 
 def test_second_process_on_the_directory_is_refused_with_the_name_of_the_first(node: NodeProcess) -> None:

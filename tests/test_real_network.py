@@ -29,6 +29,8 @@ class Echo:
         self.opened: list[tuple[int, str]] = []
         self.arrived: list[tuple[int, bytes]] = []
         self.closed: list[int] = []
+        self.ended: list[int] = []
+        self.when_ended: Callable[[int], None] = network.close
 
     def link_opened(self, link: int, peer: str) -> None:
         self.opened.append((link, peer))
@@ -38,6 +40,10 @@ class Echo:
         answer = self.answer(data)
         if answer:
             self.network.send(link, answer)
+
+    def link_ended(self, link: int) -> None:
+        self.ended.append(link)
+        self.when_ended(link)
 
     def link_closed(self, link: int) -> None:
         self.closed.append(link)
@@ -263,6 +269,44 @@ def test_peer_that_never_closes_cannot_hold_a_closed_link(town: Town, monkeypatc
 
     town.run(play())
     assert town.network.link_count == 0
+
+
+def test_peer_that_ended_its_side_gets_answers_that_come_later(town: Town) -> None:
+    echo = town.serve(answer=nothing)
+
+    def answer_later(link: int) -> None:
+        def answer() -> None:
+            town.network.send(link, b"late")
+            town.network.close(link)
+
+        town.loop.call_soon(answer)
+
+    echo.when_ended = answer_later
+
+    async def play() -> None:
+        reader, writer = await town.connect()
+        writer.write(b"question")
+        writer.write_eof()
+        assert await reader.read() == b"late"
+        writer.close()
+        await town.until(lambda: bool(echo.closed))
+
+    town.run(play())
+    assert echo.ended == echo.closed == [1]
+
+
+def test_link_of_a_peer_that_ended_its_side_is_not_kept_for_ever(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(real_network, "HALF_CLOSED_SECONDS", 0.01)
+    echo = town.serve(answer=nothing)
+    echo.when_ended = lambda _: None  # a driver that never answers
+
+    async def play() -> None:
+        _, writer = await town.connect()
+        writer.write_eof()
+        await town.until(lambda: bool(echo.closed))
+        writer.close()
+
+    town.run(play())
 
 
 def test_reset_by_the_peer_closes_the_link_once(town: Town) -> None:

@@ -146,6 +146,7 @@ def test_only_sysio_makes_system_calls() -> None:
                 "stdint.h",
                 "stddef.h",
                 "string.h",
+                "emmintrin.h",
                 "nmmintrin.h",
                 "immintrin.h",
                 "wmmintrin.h",

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import functools
 import hashlib
 import io
 import os
@@ -22,6 +23,7 @@ import shlex
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,7 +34,11 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parent.parent if "__file__" in globals() else Path.cwd()
 BUILD = ROOT / "build" / "native"
-COMPILE_FLAGS = ["-std=gnu11", "-O3", "-fPIC", *(["-msse4.2"] if platform.machine() == "x86_64" else [])]
+COMPILE_FLAGS = [
+    *("-std=gnu11", "-O3", "-fPIC", "-fvisibility=hidden"),  # hidden: calls between files need no detour
+    *(["-msse4.2"] if platform.machine() == "x86_64" else []),
+]
+LTO_FLAGS = ["-flto=auto", "-ffat-lto-objects"]  # inlining across files; fat: nm and a linker without it still do
 STRICT_FLAGS = ["-Wall", "-Wextra", "-Wconversion", "-Werror"]
 ABI_MACRO = "-DPy_LIMITED_API=0x030b0000"  # one .so for every CPython from 3.11 on
 CDEF = re.compile(r"/\* CDEF BEGIN \*/(.*?)/\* CDEF END \*/", re.DOTALL)
@@ -71,6 +77,31 @@ SYSIO = Extension("unimeter.io.real._sysio", "csrc/sysio", ("um_sysio.h",), ("-p
 LOAD = Extension("unimeter.commands._load", "csrc/bench", ("um_load.h",))
 
 
+def compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+
+
+def run(command: list[str]) -> str:
+    """Run; what it complained about, or "" when it succeeded."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    return "" if done.returncode == 0 else f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+
+
+@functools.cache
+def lto_flags() -> tuple[str, ...]:
+    """What makes this compiler optimize across files; nothing where compiler and linker cannot do it together."""
+    with tempfile.TemporaryDirectory() as scratch:
+        part, whole = Path(scratch) / "part.c", Path(scratch) / "whole.c"
+        part.write_text("int um_part(int x) { return x + 1; }\n")
+        whole.write_text("int um_part(int x);\nint um_whole(int x);\nint um_whole(int x) { return um_part(x); }\n")
+        flags = [*COMPILE_FLAGS, *LTO_FLAGS]
+        for source in (part, whole):
+            if run([*compiler(), *flags, "-c", str(source), "-o", f"{source}.o"]):
+                return ()
+        failed = run([*compiler(), *flags, "-shared", f"{part}.o", f"{whole}.o", "-o", f"{scratch}/probe.so"])
+        return () if failed else tuple(LTO_FLAGS)
+
+
 def builder(extension: Extension) -> FFI:
     """For setup.py: everything in one go, without -Werror (a newer compiler's new warning must not break an
     installation)."""
@@ -81,8 +112,8 @@ def builder(extension: Extension) -> FFI:
         extension.preamble(),
         sources=[os.path.relpath(path, ROOT) for path in extension.sources()],
         include_dirs=[extension.source_dir],
-        extra_compile_args=COMPILE_FLAGS,
-        extra_link_args=list(extension.link_flags),
+        extra_compile_args=[*COMPILE_FLAGS, *lto_flags()],
+        extra_link_args=[*extension.link_flags, "-O3", *lto_flags()],
     )
     return ffi
 
@@ -115,16 +146,6 @@ def digest(*parts: bytes) -> str:
     for part in parts:
         h.update(len(part).to_bytes(8, "little") + part)
     return h.hexdigest()[:16]
-
-
-def compiler() -> list[str]:
-    return shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-
-
-def run(command: list[str]) -> str:
-    """Run; what it complained about, or "" when it succeeded."""
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    return "" if done.returncode == 0 else f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
 
 
 def compile_object(source: Path, salt: str, flags: list[str]) -> tuple[Path, str]:
@@ -162,7 +183,7 @@ def build(extension: Extension, force: bool) -> bool:
     if not force and target.exists() and stamp.exists() and stamp.read_text() == inputs:
         return True
 
-    flags = [*COMPILE_FLAGS, f"-I{extension.source_dir}"]
+    flags = [*COMPILE_FLAGS, *lto_flags(), f"-I{extension.source_dir}"]
     cdef = extension.cdef()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         built = list(pool.map(lambda source: compile_object(source, salt, [*flags, *STRICT_FLAGS]), sources))
@@ -175,7 +196,8 @@ def build(extension: Extension, force: bool) -> bool:
         include = sysconfig.get_paths()["include"]
         glue_object, complaint = compile_object(glue, salt, [*flags, ABI_MACRO, f"-I{include}", "-w"])
         part = target.with_suffix(".part")
-        command = [*compiler(), "-shared", *extension.link_flags, str(glue_object), *map(str, objects)]
+        link = [*COMPILE_FLAGS, *lto_flags(), "-shared", *extension.link_flags]
+        command = [*compiler(), *link, str(glue_object), *map(str, objects)]
         complaints = [text for text in (complaint or run([*command, "-o", str(part)]),) if text]
     for complaint in complaints:
         print(complaint, file=sys.stderr)

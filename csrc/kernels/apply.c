@@ -87,7 +87,7 @@ static void apply_rows(um__ctx *ctx, const uint8_t *rows, const um_batch *batch,
     const uint8_t *end = rows + batch->rows_len;
     um__pending window[UM__WINDOW];
     uint32_t done = 0;
-    ctx->batch_fps = um__count(ctx->st, ctx->fps);
+    ctx->batch_fps = um__fps_count(ctx->st, ctx->fps);
     ctx->batch_rows = batch->row_count;
     ctx->batch_flags = batch->flags;
     ctx->ordinal_mask = 0;
@@ -158,7 +158,7 @@ static void set_limits(um__ctx *ctx) {
     const um_limits *limits = &ctx->meta->limits;
     for (uint32_t region = 0; region < UM_REGIONS; region++) {
         const uint64_t records = limits->records_max[region] < UM_NONE ? limits->records_max[region] : UM_NONE - 1ULL;
-        const uint64_t bytes = records * um_region_record_bytes(region), reserved = ctx->st->region[region].reserved;
+        const uint64_t bytes = records * um__region_bytes(region), reserved = ctx->st->region[region].reserved;
         ctx->limit_bytes[region] = bytes < reserved ? bytes : reserved;
     }
 }

@@ -113,7 +113,7 @@ static uint32_t load_header(um_state *st, uint64_t pos, uint8_t byte) {
     if (pos + 1 < sizeof expected) return 0;
     for (uint32_t region = 0; region < UM_REGIONS; region++) {
         const uint64_t used = st->ckpt_used[region];
-        if (used > st->region[region].reserved || used % um_region_record_bytes(region) != 0) return 1;
+        if (used > st->region[region].reserved || used % um__region_bytes(region) != 0) return 1;
         st->region[region].used = 0;
     }
     return st->ckpt_used[UM_R_META] != sizeof(um_meta) || st->ckpt_used[UM_R_VALUES] == 0;

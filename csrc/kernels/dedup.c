@@ -27,10 +27,10 @@ uint64_t um_scratch_bytes_max(void) {
 
 void um__dedup_rotate(um__ctx *ctx, uint32_t entry_rows) {
     um_state *st = ctx->st;
-    const uint64_t count = um__count(st, ctx->fps);
+    const uint64_t count = um__fps_count(st, ctx->fps);
     if (entry_rows == 0) return;
     const int full = count >= ctx->meta->limits.fingerprints_per_generation;
-    const int no_room = count > 0 && !um__room(ctx, ctx->fps, entry_rows);
+    const int no_room = count > 0 && !um__fps_room(ctx, entry_rows);
     if (!full && !no_room) return;
     ctx->meta->fps_current ^= 1;
     ctx->meta->fps_rotations++;
@@ -76,23 +76,32 @@ void um__dedup_key(const um__ctx *ctx, const uint8_t *row, uint32_t len, um__ded
     uint64_t hash[2];
     dedup->kind = UM__DEDUP_NONE;
     dedup->ordinal = NULL;
+    dedup->at = 0;
     if (head->flags & UM_ROW_ID) {
         uint32_t id_len;
         const uint8_t *id = peek_id(row, len, &id_len);
         if (id == NULL) return;   /* not a row: um__row_parse will say so */
         id_key(row, id, id_len, hash);
         dedup->kind = UM__DEDUP_ID;
-        um__index_prefetch(ctx->st, UM_X_IDS, hash[0]);
     } else if ((ctx->batch_flags & UM_BATCH_V1) && head->timestamp_ns != 0) {
         um_hash128(row, len, 0, hash);
         dedup->kind = UM__DEDUP_FP;
-        um__index_prefetch(ctx->st, UM_X_FPS0, hash[0]);
-        um__index_prefetch(ctx->st, UM_X_FPS1, hash[0]);
     } else {
         return;
     }
     dedup->lo = hash[0];
     dedup->hi = hash[1];
+}
+
+/* An empty table, such as the other generation's until the first rotation, is not worth a trip to memory. */
+void um__dedup_ask(const um__ctx *ctx, const um__dedup *dedup) {
+    const um_state *st = ctx->st;
+    if (dedup->kind == UM__DEDUP_ID) {
+        um__index_prefetch(st, UM_X_IDS, dedup->lo);
+    } else if (dedup->kind == UM__DEDUP_FP) {
+        if (st->table[UM_X_FPS0].used != 0) um__index_prefetch(st, UM_X_FPS0, dedup->lo);
+        if (st->table[UM_X_FPS1].used != 0) um__index_prefetch(st, UM_X_FPS1, dedup->lo);
+    }
 }
 
 /* ---- ids ---- */
@@ -115,9 +124,10 @@ static uint64_t id_content(const um__row_view *view) {
 
 static uint32_t look_id(const um__ctx *ctx, const um__row_view *view, um__dedup *dedup) {
     const um_state *st = ctx->st;
-    uint64_t pos = dedup->lo;
+    uint64_t pos = um__home(st, UM_X_IDS, dedup->lo);
     uint32_t number;
     dedup->content = id_content(view);
+    if (um__absent(st, UM_X_IDS, dedup->lo, &dedup->at)) return UM_V_STORED;
     while ((number = um__probe(st, UM_X_IDS, dedup->lo, &pos)) != UM_NONE) {
         const um_id *id = (const um_id *)(const void *)st->region[UM_R_IDS].base + number;
         if (id->lo == dedup->lo && id->hi == dedup->hi) return id->content == dedup->content ? UM_V_DUPLICATE : UM_V_CONFLICT;
@@ -129,7 +139,7 @@ static uint32_t look_id(const um__ctx *ctx, const um__row_view *view, um__dedup 
 
 static uint32_t find_fp(const um_state *st, uint32_t generation, uint64_t lo, uint64_t hi) {
     const um_fp *fps = (const um_fp *)(const void *)st->region[UM_R_FPS0 + generation].base;
-    uint64_t pos = lo;
+    uint64_t pos = um__home(st, UM_X_FPS0 + generation, lo);
     uint32_t number;
     while ((number = um__probe(st, UM_X_FPS0 + generation, lo, &pos)) != UM_NONE) {
         if (fps[number].lo == lo && fps[number].hi == hi) return number;
@@ -159,12 +169,16 @@ static uint64_t *ordinal(um__ctx *ctx, uint64_t lo, uint64_t hi, uint64_t first)
 
 static uint32_t look_fp(um__ctx *ctx, um__dedup *dedup) {
     const um_state *st = ctx->st;
-    const uint32_t current = ctx->fps - UM_R_FPS0;
-    uint32_t number = find_fp(st, current, dedup->lo, dedup->hi);
+    const uint32_t current = ctx->fps - UM_R_FPS0, other = current ^ 1;
+    uint64_t at;
+    const int fresh = um__absent(st, UM_X_FPS0 + current, dedup->lo, &dedup->at);
+    if (fresh && (st->table[UM_X_FPS0 + other].used == 0 || um__absent(st, UM_X_FPS0 + other, dedup->lo, &at))) return UM_V_STORED;
+    uint32_t number = fresh ? UM_NONE : find_fp(st, current, dedup->lo, dedup->hi);
     const int of_this_batch = number != UM_NONE && number >= ctx->batch_fps;
-    if (number == UM_NONE) number = find_fp(st, current ^ 1, dedup->lo, dedup->hi);
+    if (number == UM_NONE) number = find_fp(st, other, dedup->lo, dedup->hi);
     if (number == UM_NONE) return UM_V_STORED;
 
+    dedup->at = 0;   /* what is remembered, if anything, will be another hash */
     dedup->ordinal = ordinal(ctx, dedup->lo, dedup->hi, of_this_batch ? 1 : 0);
     if (dedup->ordinal == NULL) return UM_V_FULL;
     if (*dedup->ordinal != 0) {
@@ -173,7 +187,7 @@ static uint32_t look_fp(um__ctx *ctx, um__dedup *dedup) {
         um_hash128((const uint8_t *)base, sizeof base, *dedup->ordinal, hash);
         dedup->lo = hash[0];
         dedup->hi = hash[1];
-        if (find_fp(st, current, hash[0], hash[1]) == UM_NONE && find_fp(st, current ^ 1, hash[0], hash[1]) == UM_NONE) return UM_V_STORED;
+        if (find_fp(st, current, hash[0], hash[1]) == UM_NONE && find_fp(st, other, hash[0], hash[1]) == UM_NONE) return UM_V_STORED;
     }
     ++*dedup->ordinal;
     return UM_V_DUPLICATE;
@@ -192,7 +206,7 @@ uint32_t um__dedup_look(um__ctx *ctx, const um__row_view *view, um__dedup *dedup
 int um__dedup_room(const um__ctx *ctx, const um__dedup *dedup) {
     switch (dedup->kind) {
     case UM__DEDUP_ID: return um__room(ctx, UM_R_IDS, 1);
-    case UM__DEDUP_FP: return um__room(ctx, ctx->fps, 1);
+    case UM__DEDUP_FP: return um__fps_room(ctx, 1);
     default: return 1;
     }
 }
@@ -203,12 +217,12 @@ void um__dedup_remember(um__ctx *ctx, const um__dedup *dedup, uint64_t seq) {
         const um_id id = {dedup->lo, dedup->hi, dedup->content, seq};
         const uint32_t number = um__count(st, UM_R_IDS);
         um__append(st, UM_R_IDS, &id, sizeof id);
-        um__index_add(st, UM_X_IDS, id.lo, number);
+        um__index_add_at(st, UM_X_IDS, dedup->at, id.lo, number);
     } else if (dedup->kind == UM__DEDUP_FP) {
         const um_fp fp = {dedup->lo, dedup->hi};
-        const uint32_t number = um__count(st, ctx->fps);
+        const uint32_t number = um__fps_count(st, ctx->fps);
         um__append(st, ctx->fps, &fp, sizeof fp);
-        um__index_add(st, UM_X_FPS0 + (ctx->fps - UM_R_FPS0), fp.lo, number);
+        um__index_add_at(st, UM_X_FPS0 + (ctx->fps - UM_R_FPS0), dedup->at, fp.lo, number);
         if (dedup->ordinal != NULL) ++*dedup->ordinal;
     }
 }

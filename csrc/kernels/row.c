@@ -55,6 +55,7 @@ int um__row_parse(const uint8_t *data, uint64_t len, um__row_view *view) {
     view->text_len = view->id_len = 0;
     view->prop_count = head.prop_count;
     view->total_len = (uint32_t)sizeof head + head.tail_len;
+    if ((head.tail_len | head.flags | head.prop_count) == 0) return 1;   /* the plain event */
     const uint8_t *at = data + sizeof head, *end = at + head.tail_len;
     if (head.flags & UM_ROW_TEXT) {
         if (head.account != 0) return 0;

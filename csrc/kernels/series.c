@@ -64,7 +64,7 @@ static uint32_t resolve_cell(const um_state *st, const um__target *t) {
 
 static uint32_t find_member(const um_state *st, uint32_t bucket, int64_t member) {
     const uint64_t hash = um__hash2(bucket, (uint64_t)member);
-    uint64_t pos = hash;
+    uint64_t pos = um__home(st, UM_X_MEMBERS, hash);
     uint32_t number;
     while ((number = um__probe(st, UM_X_MEMBERS, hash, &pos)) != UM_NONE) {
         const um_member *m = um__um_member(st, number);

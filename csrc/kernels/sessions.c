@@ -16,7 +16,7 @@
 
 static uint32_t find_session(const um_state *st, uint64_t hi, uint64_t lo) {
     const uint64_t hash = um__hash2(hi, lo);
-    uint64_t pos = hash;
+    uint64_t pos = um__home(st, UM_X_SESSIONS, hash);
     uint32_t number;
     while ((number = um__probe(st, UM_X_SESSIONS, hash, &pos)) != UM_NONE) {
         const um_session *s = um__um_session(st, number);

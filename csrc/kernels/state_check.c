@@ -2,7 +2,7 @@
  *
  *    1  META: one record; rows accounted for (stored + duplicates + conflicts + refused == rows logged)
  *    2  every region holds whole records inside its memory
- *    3  every index holds every record of its pool exactly once, at most half full
+ *    3  every index holds every record of its pool exactly once, at most five eighths full
  *    4  VALUES: record 0 is ""; bytes inside HEAP; the hash is theirs; no value twice
  *    5  ACCOUNTS: the same, none empty
  *    6  SERIES: account and metric exist, none twice; the chain of cells is whole and belongs to it
@@ -31,7 +31,7 @@ static uint32_t check_meta(const um_state *st) {
 static uint32_t check_regions(const um_state *st) {
     for (uint32_t region = 0; region < UM_REGIONS; region++) {
         const um_arena *arena = &st->region[region];
-        if (arena->used > arena->reserved || arena->used % um_region_record_bytes(region) != 0) return 2;
+        if (arena->used > arena->reserved || arena->used % um__region_bytes(region) != 0) return 2;
     }
     return 0;
 }

@@ -33,7 +33,7 @@ static int updates(const span *own, const um_period *p) {
 
 static uint32_t find_pmember(const um_state *st, uint32_t period, int64_t member) {
     const uint64_t hash = um__hash2(period, (uint64_t)member);
-    uint64_t pos = hash;
+    uint64_t pos = um__home(st, UM_X_PMEMBERS, hash);
     uint32_t number;
     while ((number = um__probe(st, UM_X_PMEMBERS, hash, &pos)) != UM_NONE) {
         const um_pmember *m = um__um_pmember(st, number);

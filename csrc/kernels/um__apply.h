@@ -4,24 +4,61 @@
  *   1. bytes below `used` of a region change only after um__touch: a streaming checkpoint has then saved what
  *      it still needs of them (checkpoint.c);
  *   2. a record is appended with um__append and entered in its index with um__index_add, in this order, so
- *      that an index can at any moment be rebuilt from its pool (state.c).
+ *      that an index can at any moment be rebuilt from its pool (index.c).
  * Room is checked before the first change of a row (um__room_*), so append itself never fails.
  */
 #ifndef UM__APPLY_H
 #define UM__APPLY_H
 #include "um__state.h"
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
-/* ---- indexes ---- */
+/* ---- indexes (index.c has the theory) ---- */
+#define UM__SLOTS_MIN 64ULL
+#define UM__SLOTS_MAX (1ULL << 32)
+#define UM__LINE_SLOTS 8
+
+static inline int um__overfull(uint64_t records, uint64_t slots) {
+    return 8 * records > 5 * slots;
+}
+static inline uint32_t um__region_of_index(uint32_t index) {
+    static const uint8_t regions[UM_INDEXES] = {
+        UM_R_VALUES, UM_R_ACCOUNTS, UM_R_SERIES, UM_R_CELLS, UM_R_BUCKETS, UM_R_MEMBERS,
+        UM_R_FPS0, UM_R_FPS1, UM_R_IDS, UM_R_SESSIONS, UM_R_PMEMBERS,
+    };
+    return regions[index];
+}
 static inline const uint64_t *um__slots(const um_state *st, uint32_t index) {
     return (const uint64_t *)(const void *)st->index[index].base;
 }
-/* Record numbers whose tag matches `hash`, one per call; start with *pos = hash. UM_NONE: no more. */
+/* The line that a hash, or a slot, is at home in: its first slot, counted from the beginning of the table. */
+static inline uint64_t um__line_of(uint64_t hash, uint32_t shift) {
+    return hash >> shift & ~(UM__LINE_SLOTS - 1ULL);
+}
+/* The first slot to look at, counted from the beginning of the arena. */
+static inline uint64_t um__home(const um_state *st, uint32_t index, uint64_t hash) {
+    const um_table *t = &st->table[index];
+    if (__builtin_expect(t->old_slots != 0, 0)) {
+        const uint64_t at = um__line_of(hash, t->old_shift);
+        if (at >= t->moved) return t->old_slots + at;
+    }
+    return t->slots + um__line_of(hash, t->shift);
+}
+static inline uint64_t um__next_slot(const um_state *st, uint32_t index, uint64_t at) {
+    const um_table *t = &st->table[index];
+    at++;
+    if (at % UM__LINE_SLOTS != 0) return at;
+    if (__builtin_expect(at == 2 * t->slots, 0)) return t->slots;
+    if (__builtin_expect(at == 2 * t->old_slots, 0)) return t->old_slots;
+    return at;
+}
+/* Record numbers whose tag matches `hash`, one per call; start with *pos = um__home. UM_NONE: no more. */
 static inline uint32_t um__probe(const um_state *st, uint32_t index, uint64_t hash, uint64_t *pos) {
     const uint64_t *slots = um__slots(st, index);
-    const uint64_t mask = st->index_mask[index];
-    uint64_t at = *pos & mask, slot;
+    uint64_t at = *pos, slot;
     while ((slot = slots[at]) != 0) {
-        at = (at + 1) & mask;
+        at = um__next_slot(st, index, at);
         if ((slot >> 32) == (hash >> 32)) {
             *pos = at;
             return (uint32_t)slot - 1;
@@ -30,11 +67,50 @@ static inline uint32_t um__probe(const um_state *st, uint32_t index, uint64_t ha
     *pos = at;
     return UM_NONE;
 }
-static inline void um__index_prefetch(const um_state *st, uint32_t index, uint64_t hash) {
-    __builtin_prefetch(um__slots(st, index) + (hash & st->index_mask[index]), 1);
+/* Bit i: slot i of the line is empty; its tag is the one looked for. */
+static inline void um__line_bits(const uint64_t *line, uint32_t tag, uint32_t *empty, uint32_t *alike) {
+    *empty = *alike = 0;
+#ifdef __SSE2__
+    for (uint32_t i = 0; i < UM__LINE_SLOTS; i += 4) {
+        const __m128 a = _mm_loadu_ps((const float *)(const void *)(line + i)), b = _mm_loadu_ps((const float *)(const void *)(line + i + 2));
+        const __m128i numbers = _mm_castps_si128(_mm_shuffle_ps(a, b, 0x88)), tags = _mm_castps_si128(_mm_shuffle_ps(a, b, 0xDD));
+        *empty |= (uint32_t)_mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(numbers, _mm_setzero_si128()))) << i;
+        *alike |= (uint32_t)_mm_movemask_ps(_mm_castsi128_ps(_mm_cmpeq_epi32(tags, _mm_set1_epi32((int)tag)))) << i;
+    }
+#else
+    for (uint32_t i = 0; i < UM__LINE_SLOTS; i++) {
+        *empty |= (uint32_t)(line[i] == 0) << i;
+        *alike |= (uint32_t)(line[i] >> 32 == tag) << i;
+    }
+#endif
 }
-void um__index_add(um_state *st, uint32_t index, uint64_t hash, uint32_t number);   /* grows past half load */
-void um__index_clear(um_state *st, uint32_t index);                                 /* empty, of the same size */
+/* 1: no record of that hash is there, and *at is where it would go. 0: there may be one. Looks at the home line as a
+ * whole, without a branch per slot: how many of them are taken is a coin toss each time. */
+static inline int um__absent(const um_state *st, uint32_t index, uint64_t hash, uint64_t *at) {
+    const uint64_t home = um__home(st, index, hash);
+    uint32_t empty, alike;
+    um__line_bits(um__slots(st, index) + home, (uint32_t)(hash >> 32), &empty, &alike);
+    if (empty == 0 || (alike & (empty - 1) & ~empty) != 0) return 0;
+    *at = home + (uint32_t)__builtin_ctz(empty);
+    return 1;
+}
+/* The record that um__probe would name first. */
+static inline uint32_t um__first(const um_state *st, uint32_t index, uint64_t hash) {
+    uint64_t pos = um__home(st, index, hash);
+    const uint64_t *line = um__slots(st, index) + pos;
+    uint32_t empty, alike;
+    um__line_bits(line, (uint32_t)(hash >> 32), &empty, &alike);
+    if (__builtin_expect(empty == 0, 0)) return um__probe(st, index, hash, &pos);
+    alike &= (empty - 1) & ~empty;
+    return alike != 0 ? (uint32_t)line[__builtin_ctz(alike)] - 1 : UM_NONE;
+}
+static inline void um__index_prefetch(const um_state *st, uint32_t index, uint64_t hash) {
+    __builtin_prefetch(um__slots(st, index) + um__home(st, index, hash), 1);
+}
+void um__index_add(um_state *st, uint32_t index, uint64_t hash, uint32_t number);   /* may move some others along */
+/* The same, knowing from um__absent where it goes; nothing was entered since. */
+void um__index_add_at(um_state *st, uint32_t index, uint64_t at, uint64_t hash, uint32_t number);
+void um__index_clear(um_state *st, uint32_t index);                                 /* empty */
 void um__index_rebuild(um_state *st, uint32_t index);                               /* from the pool */
 
 int um__index_exact(const um_state *st, uint32_t index);                            /* it holds every record of its pool once */
@@ -79,9 +155,17 @@ typedef struct {
     uint64_t ordinal_mask, ordinal_used;  /* table of ordinals in scratch; mask 0: not set up for this batch */
 } um__ctx;
 
-static inline int um__room(const um__ctx *ctx, uint32_t region, uint64_t records) {
+static inline __attribute__((always_inline)) int um__room(const um__ctx *ctx, uint32_t region, uint64_t records) {
     if (records == 0) return 1;   /* also where a lowered limit leaves more records than it allows */
-    return ctx->st->region[region].used + records * um_region_record_bytes(region) <= ctx->limit_bytes[region];
+    return ctx->st->region[region].used + records * um__region_bytes(region) <= ctx->limit_bytes[region];
+}
+
+/* The same for fingerprints, which have two regions: no need to find out which it is. */
+static inline uint32_t um__fps_count(const um_state *st, uint32_t region) {
+    return (uint32_t)(st->region[region].used / sizeof(um_fp));
+}
+static inline int um__fps_room(const um__ctx *ctx, uint64_t records) {
+    return ctx->st->region[ctx->fps].used + records * sizeof(um_fp) <= ctx->limit_bytes[ctx->fps];
 }
 
 /* ---- dedup.c ---- */
@@ -93,9 +177,11 @@ typedef struct {
     uint64_t lo, hi;             /* the key: of the id, or of the row's bytes; then what is to be remembered */
     uint64_t content;            /* ids only */
     uint64_t *ordinal;           /* counter of equal rows in this batch, NULL when there is none yet */
+    uint64_t at;                 /* the slot of the index that is to be taken, 0: not known */
 } um__dedup;
 void um__dedup_rotate(um__ctx *ctx, uint32_t entry_rows);
-void um__dedup_key(const um__ctx *ctx, const uint8_t *row, uint32_t len, um__dedup *dedup);      /* hashes and prefetches */
+void um__dedup_key(const um__ctx *ctx, const uint8_t *row, uint32_t len, um__dedup *dedup);
+void um__dedup_ask(const um__ctx *ctx, const um__dedup *dedup);                                  /* prefetches */
 uint32_t um__dedup_look(um__ctx *ctx, const um__row_view *view, um__dedup *dedup);               /* a verdict; nothing is remembered */
 int um__dedup_room(const um__ctx *ctx, const um__dedup *dedup);
 void um__dedup_remember(um__ctx *ctx, const um__dedup *dedup, uint64_t seq);

@@ -1,8 +1,7 @@
 /* um__state.h - how kernels look at a group's state (internal). state.c implements what is not inline.
  *
  * Every pool is an array of fixed-size records in region[r].base; a record's number is its position.
- * Lookups go through open-addressing indexes of u64 slots (tag32 << 32 | number + 1), linear probing from
- * hash & mask, tag = the hash's high 32 bits, at most half full. Read-only lookups never write.
+ * Lookups go through open-addressing indexes (index.c). Read-only lookups never write.
  */
 #ifndef UM__STATE_H
 #define UM__STATE_H
@@ -29,8 +28,30 @@ static inline const uint32_t *um__dims(const um_state *st, uint32_t off) {
     return (const uint32_t *)(const void *)st->region[UM_R_DIMS].base + off;
 }
 static inline const uint8_t *um__heap(const um_state *st, uint64_t off) { return st->region[UM_R_HEAP].base + off; }
-static inline uint32_t um__count(const um_state *st, uint32_t region) {
-    return (uint32_t)(st->region[region].used / um_region_record_bytes(region));
+/* A constant wherever the region is one: no division on the way of a row. */
+static inline __attribute__((always_inline)) uint64_t um__region_bytes(uint32_t region) {
+    switch (region) {
+    case UM_R_META: return sizeof(um_meta);
+    case UM_R_HEAP: return 1;
+    case UM_R_VALUES: return sizeof(um_value);
+    case UM_R_ACCOUNTS: return sizeof(um_account);
+    case UM_R_SERIES: return sizeof(um_series);
+    case UM_R_CELLS: return sizeof(um_cell);
+    case UM_R_DIMS: return sizeof(uint32_t);
+    case UM_R_BUCKETS: return sizeof(um_bucket);
+    case UM_R_MEMBERS: return sizeof(um_member);
+    case UM_R_FPS0:
+    case UM_R_FPS1: return sizeof(um_fp);
+    case UM_R_IDS: return sizeof(um_id);
+    case UM_R_SESSIONS: return sizeof(um_session);
+    case UM_R_PERIODS: return sizeof(um_period);
+    case UM_R_PMEMBERS: return sizeof(um_pmember);
+    case UM_R_ALERTS: return sizeof(um_alert);
+    default: return sizeof(um_skip);
+    }
+}
+static inline __attribute__((always_inline)) uint32_t um__count(const um_state *st, uint32_t region) {
+    return (uint32_t)(st->region[region].used / um__region_bytes(region));
 }
 
 /* lookups: a record number, or UM_NONE. text: 1 when account is a number in ACCOUNTS. */

@@ -214,12 +214,19 @@ typedef struct { uint64_t first_seq, count; } um_skip;   /* SKIPS: runs of rows 
 
 typedef struct { uint8_t *base; uint64_t reserved, used; } um_arena;
 
+typedef struct {                /* an index's current table; while it grows, also the one it leaves (index.c) */
+    uint64_t slots, used;       /* a table of n slots begins at slot n of the arena; used: records entered */
+    uint64_t old_slots, moved;  /* 0 and the greatest number: not growing */
+    uint64_t dirty, dirty_end;  /* slots not zeroed yet since the index was emptied */
+    uint32_t shift, old_shift;  /* hash >> shift: a slot of the table */
+} um_table;
+
 /* Everything a group's state consists of. The caller owns the memory: region[] and index[] must be zeroed
  * private mappings with room for their limits; cow and cow_map are used while a checkpoint streams. */
 typedef struct {
     um_arena region[17];
     um_arena index[11];         /* u64 slots: tag32 << 32 | record number + 1; 0 = empty */
-    uint64_t index_mask[11], index_used[11];
+    um_table table[11];         /* where in index[] the records are to be found now (index.c) */
     um_arena cow, cow_map;      /* saved chunks; u32 per chunk: saved number + 1 */
     um_arena scratch;           /* batch-local tables of apply */
     uint32_t ckpt_active, ckpt_region;

@@ -33,8 +33,7 @@ static void ask_series_slot(const um__ctx *ctx, um__target *t) {
 
 static void ask_series(const um__ctx *ctx, um__target *t) {
     if (!goes_on(t)) return;
-    uint64_t pos = t->series_hash;
-    t->hint = um__probe(ctx->st, UM_X_SERIES, t->series_hash, &pos);
+    t->hint = um__first(ctx->st, UM_X_SERIES, t->series_hash);
     if (t->hint != UM_NONE) __builtin_prefetch(um__um_series(ctx->st, t->hint), 1);
 }
 
@@ -59,8 +58,7 @@ static void ask_cell_slot(const um__ctx *ctx, um__target *t) {
 
 static void ask_cell(const um__ctx *ctx, um__target *t) {
     if (t->hint != UM_NONE || t->metric == NULL || t->series == UM_NONE) return;
-    uint64_t pos = t->cell_hash;
-    t->hint = um__probe(ctx->st, UM_X_CELLS, t->cell_hash, &pos);
+    t->hint = um__first(ctx->st, UM_X_CELLS, t->cell_hash);
     if (t->hint != UM_NONE) __builtin_prefetch(um__um_cell(ctx->st, t->hint), 1);
 }
 
@@ -90,8 +88,7 @@ static void ask_member_slot(const um__ctx *ctx, um__target *t) {
 static void ask_member(const um__ctx *ctx, um__target *t) {
     if (t->metric == NULL || t->bucket == UM_NONE || t->metric->aggregation != UM_AGG_UNIQUE) return;
     const uint64_t hash = um__hash2(t->bucket, (uint64_t)t->value);
-    uint64_t pos = hash;
-    const uint32_t hint = um__probe(ctx->st, UM_X_MEMBERS, hash, &pos);
+    const uint32_t hint = um__first(ctx->st, UM_X_MEMBERS, hash);
     if (hint != UM_NONE) __builtin_prefetch(um__um_member(ctx->st, hint), 1);
 }
 
@@ -105,7 +102,10 @@ uint32_t um__window_fill(const um__ctx *ctx, const uint8_t **rows, const uint8_t
         ask_series_slot(ctx, &window[n].target);
         at += window[n].len;
     }
-    for (uint32_t i = 0; i < n; i++) ask_series(ctx, &window[i].target);
+    for (uint32_t i = 0; i < n; i++) {
+        if (window[i].target.metric != NULL) um__dedup_ask(ctx, &window[i].dedup);
+        ask_series(ctx, &window[i].target);
+    }
     for (uint32_t i = 0; i < n; i++) ask_cell_slot(ctx, &window[i].target);
     for (uint32_t i = 0; i < n; i++) ask_cell(ctx, &window[i].target);
     for (uint32_t i = 0; i < n; i++) ask_bucket(ctx, &window[i].target);

@@ -11,6 +11,7 @@ import asyncio
 import errno
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import cast
 
 from unimeter.client.decode import decode_hello
 from unimeter.client.protocol import (
@@ -68,8 +69,7 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by behaviour, not by class
         self.alive = True
         self.heard_at = self._loop.time()
 

@@ -84,6 +84,10 @@ class Group:
     def has_work(self) -> bool:
         return self.open.batch_count > 0 or bool(self.pending_control) or bool(self._sealed)
 
+    def index_of_newest(self) -> int:
+        """The log index that the newest request has, or will have once it is sealed."""
+        return self.ordered_index + len(self.pending_control) + (self.open.batch_count > 0)
+
     def in_log(self) -> bool:
         """Is any entry ordered and not applied yet?"""
         return self.applied_index < self.ordered_index
@@ -196,7 +200,7 @@ class Group:
             try:
                 outcome = apply_entry(self.catalog, bytes(entry[ENTRY_BYTES:]))
             except Refused as refusal:
-                outcome = refusal
+                outcome = refusal.with_traceback(None)  # it is an answer now: its frames would hold it, and it them
         applied = self.state.apply(self.catalog.compiled, entry)
         self.applied_index = head.index
         self.alert_next = applied.alerts_after

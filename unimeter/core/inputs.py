@@ -51,6 +51,12 @@ class FramesArrived(NamedTuple):
     frames: FrameTable
 
 
+class LinkEnded(NamedTuple):
+    """The peer will ask nothing more, and may still read. Optional: LinkClosed may come without it."""
+
+    link: int
+
+
 class LinkClosed(NamedTuple):
     link: int
 
@@ -80,4 +86,4 @@ class StopRequested:
     """Drain: answer what is on its way, write a checkpoint, then Halt with reason None."""
 
 
-Input = Booted | LinkOpened | FramesArrived | LinkClosed | WriteDone | ReadDone | TimePassed | StopRequested
+Input = Booted | LinkOpened | FramesArrived | LinkEnded | LinkClosed | WriteDone | ReadDone | TimePassed | StopRequested

@@ -1,7 +1,7 @@
 """The links of a node: who is connected, who is on the way out, who wants alerts.
 
-A link that broke the protocol is not closed at once: nothing more is taken from it, but what it had asked properly
-before is still answered, and only then it is closed.
+A link that broke the protocol, or whose peer has ended its side of the stream, is not closed at once: nothing more is
+taken from it, but what it had asked properly before is still answered, and only then it is closed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ class Links:
         self._out = out
         self._open: set[int] = set()
         self._leaving: dict[int, int] = {}  # link -> log index whose answers it still gets
+        self._asked: dict[int, int] = {}  # link -> control requests (reads, too) that have no answer yet
         self.subscriptions = Subscriptions(alerts_per_turn_max)
 
     def __len__(self) -> int:
@@ -29,6 +30,7 @@ class Links:
     def dropped(self, link: int) -> None:
         self._open.discard(link)
         self._leaving.pop(link, None)
+        self._asked.pop(link, None)
         self.subscriptions.remove(link)
 
     def listening(self, link: int) -> bool:
@@ -39,18 +41,28 @@ class Links:
         if link in self._open:
             self._out.send(link, data)
 
+    def asked(self, link: int) -> None:
+        """A control request arrived; `answer_asked` will be called once for it."""
+        self._asked[link] = self._asked.get(link, 0) + 1
+
+    def answer_asked(self, link: int, data: Bytes) -> None:
+        if link in self._asked:
+            self._asked[link] -= 1
+        self.send(link, data)
+
     def answer(self, replies: list[Reply]) -> None:
         for link, data in replies:
             self.send(link, data)
 
     def hang_up(self, link: int, index: int) -> None:
-        """Take no more from the link; close it once the log is applied up to `index`."""
+        """Take no more from the link; close it once the log is applied up to `index` and no answer is missing."""
         self._leaving[link] = index
 
     def close_leaving(self, applied_index: int) -> None:
         for link in [link for link, index in self._leaving.items() if index <= applied_index]:
-            self._out.close(link)
-            self.dropped(link)
+            if not self._asked.get(link):
+                self._out.close(link)
+                self.dropped(link)
 
     def push_alerts(self, state: GroupState, alert_next: int) -> bool:
         """Send new alerts to their subscribers. True: there are more than one turn may send."""

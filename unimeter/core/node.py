@@ -34,6 +34,7 @@ from unimeter.core.inputs import (
     FramesArrived,
     Input,
     LinkClosed,
+    LinkEnded,
     LinkOpened,
     Now,
     ReadDone,
@@ -107,6 +108,9 @@ class Node:
             case LinkOpened(link):
                 self._links.opened(link)
                 self._counts["links_opened"] += 1
+            case LinkEnded(link):
+                if self._links.listening(link):
+                    self._hang_up(link)
             case LinkClosed(link):
                 self._links.dropped(link)
             case Booted(files):
@@ -227,7 +231,9 @@ class Node:
         self.service.wall_ns = self._now.wall_ns
 
         def send(data: bytes) -> None:
-            self._links.send(link, data)
+            self._links.answer_asked(link, data)
+
+        self._links.asked(link)
 
         if frame.protocol == 2:
 
@@ -261,7 +267,7 @@ class Node:
     def _hang_up(self, link: int) -> None:
         """Close the link once what it asked before is answered."""
         group = self.groups[0] if self.ready else None
-        self._links.hang_up(link, 0 if group is None else group.ordered_index + group.has_work())
+        self._links.hang_up(link, 0 if group is None else group.index_of_newest())
         self._wake()
 
     # ---- the log ----

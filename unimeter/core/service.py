@@ -168,7 +168,8 @@ class Service:
         number = self.group_of(account)
         reads = self.reads[number]
         bound = min(max(1, limit), self.config.events_list_max)
-        since, until = max(0, since), min(until, TIME_MAX - 1)
+        since, until = min(max(0, since), TIME_MAX), min(until, TIME_MAX - 1)
+        after = min(max(0, after), TIME_MAX)
         reads.admit(lambda: reads.events(account, since, until, metric, after, bound, done, done))
 
     def alerts(self, since: int, account: Account | None, limit: int, done: Done[list[Alert]]) -> None:

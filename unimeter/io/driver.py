@@ -11,6 +11,7 @@ from unimeter.core.inputs import (
     FramesArrived,
     Input,
     LinkClosed,
+    LinkEnded,
     LinkOpened,
     ReadDone,
     StopRequested,
@@ -66,6 +67,10 @@ class Driver:
         if framer is not None:
             for whole, frames in framer.feed(data):
                 self._step(FramesArrived(link, whole, frames))
+
+    def link_ended(self, link: int) -> None:
+        if link in self._framers:
+            self._step(LinkEnded(link))
 
     def link_closed(self, link: int) -> None:
         if self._framers.pop(link, None) is not None:

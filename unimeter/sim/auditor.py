@@ -1,7 +1,7 @@
 """The client that comes when all is calm, and asks for everything: the lists first, then every total.
 
 The lists are the log; the totals must follow from it. Each series is asked for in every month in which it has
-events, split by all of its dimensions, and once as a whole; after a restart once more.
+events, split by all of its dimensions, and in other ways; after a restart the lists again, and each series as a whole.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from unimeter.sim import periods, wire2
 from unimeter.sim.behaviours import Base
 from unimeter.sim.client import AnyResponse
 from unimeter.sim.events import MONTH, Account, Metric
-from unimeter.sim.ledger import Ledger, series_of
+from unimeter.sim.ledger import Ledger, Series
 from unimeter.sim.requests import ACKED, Control, EventList, Query, Request
 
 EVER = (0, 2**63 - 1)
@@ -47,18 +47,27 @@ class Auditor(Base):
             self.listed[account] = []
             self._list(account, 0)
         self._alerts(0)
+        self.todo.append(Control(self.number(), self.name, 2, [], type=wire2.METRIC_LIST))
 
-    def ask_for_totals(self, by_month: bool) -> None:
-        metrics = {metric.code: metric for metric in self.space.metrics if metric.known}
-        for (account, code), events in sorted(series_of(self.ledger.log).items(), key=str):
-            metric = metrics[code]
-            self._ask(account, metric, EVER, [])
-            if by_month:
+    def ask_for_totals(self, in_detail: bool) -> None:
+        """In detail: by month and dimension, cut in the middle, and for a period; otherwise each series as a whole."""
+        series = Series(self.ledger, self.space.metrics)
+        for account, metric in series.keys:
+            if not metric.alive:
+                continue
+            events = series.of(account, metric)
+            if not in_detail:
+                self._ask(account, metric, EVER, [])
+            else:
                 months = sorted({periods.bounds(MONTH, 1, event.timestamp_ns) for event in events})
                 for start, end in months:
                     self._ask(account, metric, (max(0, start), end), metric.dimensions)
                 middle = events[len(events) // 2].timestamp_ns
-                self._ask(account, metric, (middle, EVER[1]), metric.dimensions[:1])
+                if self.prng.chance(0.3):  # cut hours are read from the journal, which is slow to simulate
+                    self._ask(account, metric, (middle, EVER[1]), metric.dimensions[:1])
+                if metric.slots:
+                    start, end = periods.bounds(metric.period, metric.billing_day, middle)
+                    self._ask(account, metric, (max(0, start), end), [])
 
     def _ask(self, account: Account, metric: Metric, span: tuple[int, int], group_by: list[str]) -> None:
         self.todo.append(
@@ -85,6 +94,8 @@ class Auditor(Base):
             self.listed[request.account] += request.body["events"]
             if request.body["next"] is not None:
                 self._list(request.account, request.body["next"])
+        elif isinstance(request, Control) and request.type == wire2.METRIC_LIST:
+            self.ledger.definitions.append(msgpack.unpackb(response.payload)["metrics"])
         elif isinstance(request, Control):
             found = msgpack.unpackb(response.payload)["alerts"]
             self.ledger.alerts += found

@@ -1,6 +1,7 @@
-"""What clients want: the writers, readers and administrators of a run.
+"""What clients want: the writers and readers of a run.
 
-Each is a `Behaviour` of a `Client`. (Vandals, who want nothing, are in vandal.py.) A writer's budget is a number of requests; it is finished when they are spent
+Each is a `Behaviour` of a `Client`. (Administrators are in admin.py,
+vandals and subscribers, who are no behaviours of a `Client`, in files of their own.) A writer's budget is a number of requests; it is finished when they are spent
 and answered. Who may send what again is decided here, because it depends on what makes an event recognisable:
 a session and a batch number, an id in every event, or (v1) a time in every event.
 """
@@ -13,15 +14,16 @@ from typing import Any
 
 import msgpack
 
-from unimeter.sim import codec, wire2
+from unimeter.sim import codec
 from unimeter.sim.client import AnyResponse
 from unimeter.sim.events import Metric
 from unimeter.sim.prng import Prng
-from unimeter.sim.requests import ACKED, UNKNOWN, Control, EventList, Ingest, Query, Request
-from unimeter.sim.space import LATER_DIMENSION, Space
+from unimeter.sim.requests import ACKED, UNKNOWN, EventList, Ingest, Query, Request
+from unimeter.sim.space import Space
 
 SESSION_UNKNOWN, SESSION_WINDOW, SESSION_SETTLED, SESSIONS_FULL = 6, 7, 8, 9
 SESSION_WINDOW_BATCHES = 64
+TURNS_BETWEEN_OPENINGS = 4
 
 
 class Base:
@@ -83,10 +85,12 @@ class SessionWriter(Base):
         self.opening = False
         self.batch = 0
         self.unanswered: dict[int, None] = {}
+        self._rest = 0  # turns to wait before the next attempt to open a session
 
     def make(self) -> Request | None:
         if not self.opened:
-            if self.opening:
+            if self.opening or self._rest > 0:
+                self._rest -= 1
                 return None
             self.opening = True
             self.session = (self.prng.u64() | 1, self.prng.u64())
@@ -96,7 +100,9 @@ class SessionWriter(Base):
         lowest = min(self.unanswered, default=self.batch + 1)
         if self.batch + 1 >= lowest + SESSION_WINDOW_BATCHES:
             return None
-        events = self.space.batch(self.prng.between(1, self.batch_events_max), v1=False, ids=self.prng.chance(0.3))
+        events = self.space.batch(
+            self.prng.between(1, self.batch_events_max), v1=False, ids=self.prng.chance(0.3), session=True
+        )
         if not events:
             return None
         self.batch += 1
@@ -122,6 +128,7 @@ class SessionWriter(Base):
         if request.opens:
             self.opening = False
             self.opened = verdict == 0
+            self._rest = 0 if self.opened else TURNS_BETWEEN_OPENINGS
             return ACKED
         self.unanswered.pop(request.batch, None)
         if verdict == SESSION_UNKNOWN:
@@ -199,7 +206,7 @@ class Reader(Base):
         self._asked: list[Query] = []  # the same questions come again and again
 
     def make(self) -> Request | None:
-        metrics = self.space.usable()
+        metrics = self.space.usable(passing=self.protocol == 2)
         if not metrics:
             return None
         if self._asked and self.prng.chance(0.3):
@@ -212,7 +219,7 @@ class Reader(Base):
         if self.protocol == 2 and self.prng.chance(0.1):
             return EventList(
                 self.number(), self.name, 2, [metric], account=account, since=start, until=end,
-                metric_code=metric.code if self.prng.chance(0.5) else None,
+                metric_code=metric.code if self.prng.chance(0.5) and not metric.passing else None,
                 limit=self.prng.choice([1, 5, 1000]),
             )  # fmt: skip
         query = Query(self.number(), self.name, self.protocol, [metric], account=account, start=start, end=end)
@@ -225,59 +232,3 @@ class Reader(Base):
             query.filters = self.space.filters(metric)
         self._asked.append(replace(query))
         return query
-
-
-class Admin(Base):
-    """Creates the run's metrics, and now and then changes or replaces one that is at rest."""
-
-    def __init__(self, *args: Any, changes: int) -> None:
-        super().__init__(*args)
-        self.budget = len(self.space.metrics) + changes
-        self.to_create = list(self.space.metrics)
-        self.then: dict[int, Callable[[], None]] = {}
-
-    def make(self) -> Request | None:
-        if self.to_create:
-            return self._create(self.to_create.pop(0))
-        idle = [m for m in self.space.usable() if not Space.spoiled(m)]
-        if not idle:
-            return None
-        metric = self.prng.choice(idle)
-        kind = self.prng.below(3)
-        if kind == 0:
-            return Control(self.number(), self.name, 2, [], type=wire2.METRIC_LIST)
-        if kind == 1 and LATER_DIMENSION not in metric.dimensions:
-            return self._add_dimension(metric)
-        return self._create(metric)  # the same definition again is ok
-
-    def hurry(self, budget: int) -> None:
-        self.budget = len(self.to_create)
-
-    def _create(self, metric: Metric) -> Control:
-        request = Control(self.number(), self.name, 2, [], type=wire2.METRIC_CREATE, body=metric.body())
-
-        def known() -> None:
-            metric.known = True
-
-        self.then[request.number] = known
-        return request
-
-    def _add_dimension(self, metric: Metric) -> Control:
-        metric.changing = True
-        changed = metric.body()
-        changed["dimensions"] = [*metric.dimensions, LATER_DIMENSION]
-        request = Control(self.number(), self.name, 2, [], type=wire2.METRIC_CREATE, body=changed)
-
-        def added() -> None:
-            metric.dimensions.append(LATER_DIMENSION)
-            metric.added_dimension_at[LATER_DIMENSION] = request.first_sent_ns
-            metric.changing = False
-
-        self.then[request.number] = added
-        return request
-
-    def answered(self, request: Request, response: AnyResponse) -> str:
-        assert isinstance(request, Control)
-        request.answer = msgpack.unpackb(response.payload)
-        self.then.pop(request.number, lambda: None)()
-        return ACKED

@@ -371,6 +371,50 @@ def lists_leave_out_an_event(run: Run) -> None:
 
 
 @canary
+def forgets_a_definition(run: Run) -> None:
+    """A restart from a checkpoint forgets what was changed last in one metric."""
+    for host in run.hosts:
+        _without_dimensions(host)
+
+
+def _without_dimensions(host: Host) -> None:
+    make = host.make_node
+
+    def make_forgetful(setup: Any) -> Any:
+        node = make(setup)
+        finish = node._recovered
+
+        def recovered(found: Any) -> None:
+            finish(found)
+            catalog = node.groups[0].catalog
+            if catalog.metrics and found.checkpoints:
+                last = catalog.metrics[0]
+                catalog.metrics[0] = replace(last, definition=replace(last.definition, thresholds=()))
+                catalog._rebuild()
+
+        node._recovered = recovered
+        return node
+
+    host.make_node = make_forgetful
+
+
+@canary
+def pushes_get_lost(run: Run) -> None:
+    """Every tenth alert is not pushed."""
+    send, count = run.network.send, 0
+
+    def leaky(end: Any, data: Bytes) -> None:
+        nonlocal count
+        if end.link % 2 == 0 and len(data) > 6 and data[5] == wire2.ALERT_PUSH:
+            count += 1
+            if count % 10 == 0:
+                return
+        send(end, data)
+
+    run.network.send = leaky  # type: ignore[method-assign]
+
+
+@canary
 def answers_twice(run: Run) -> None:
     """Every fiftieth send of a node is sent twice."""
     send, count = run.network.send, 0

@@ -57,6 +57,9 @@ class Witness(Protocol):
     def sent(self, request: Request) -> None: ...
     def settled(self, request: Request) -> None: ...
     def answered_again(self, request: Request, response: AnyResponse) -> None: ...
+    def put_off(self, request: Request, code: str) -> None:
+        """The node asks to come back later."""
+
     def stray(self, client: str, response: AnyResponse) -> None: ...
     def garbled(self, client: str, why: str) -> None: ...
 
@@ -230,6 +233,7 @@ class Client:
             self._witness.answered_again(request, response)
             return
         if code in RETRY_LATER:
+            self._witness.put_off(request, code)
             self._again_later(request)
             return
         request.error = code

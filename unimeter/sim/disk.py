@@ -79,6 +79,7 @@ class SimDisk:
         default_factory=list
     )  # file, offset: newest journal write, torn ones behind it
     tainted_reads: int = 0
+    tainted_read_ns: int = -1  # when the last of them was
     failures: int = 0  # operations that FAILED
     refusals: int = 0  # operations that found NO_SPACE
     sees_all: bool = False  # reads see all of the writes in flight (for a canary)
@@ -186,6 +187,7 @@ class SimDisk:
         data = bytearray(self.image.read(effect.file, effect.offset, effect.length))
         if data != file.ideal[effect.offset : effect.offset + effect.length]:
             self.tainted_reads += 1
+            self.tainted_read_ns = self.world.now_ns
         for other in self.pending:
             write = other.effect
             if isinstance(write, Write) and write.file == effect.file and not other.misdirected:

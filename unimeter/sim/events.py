@@ -48,6 +48,15 @@ class Threshold:
 
 
 @dataclass
+class Slot:
+    """A threshold in force from one time to another; times are those at which the change was first sent."""
+
+    threshold: Threshold
+    since_ns: int = -1
+    until_ns: int | None = None
+
+
+@dataclass
 class Metric:
     """A metric as its creator knows it. One object per life of the metric: a re-created code is another object."""
 
@@ -55,7 +64,7 @@ class Metric:
     aggregation: int
     recurring: bool = False
     dimensions: list[str] = field(default_factory=list)
-    thresholds: list[Threshold] = field(default_factory=list)
+    thresholds: list[Threshold] = field(default_factory=list)  # those in force
     period: int = MONTH
     billing_day: int = 1
     known: bool = False  # a create was answered: it can be used
@@ -63,7 +72,14 @@ class Metric:
     outstanding: int = 0  # requests that name it and are not answered
     unsettled: bool = False  # some request that names it will never be answered: leave the definition alone
     changing: bool = False  # a change is under way: nobody else uses it
+    passing: bool = False  # is deleted and created anew, now and then
+    born_ns: int = 0  # when its creation was first sent
+    died_ns: int | None = None
     added_dimension_at: dict[str, int] = field(default_factory=dict)  # dimension -> time at which it was added
+    slots: list[Slot] = field(default_factory=list)  # every threshold that there ever was
+
+    def __post_init__(self) -> None:
+        self.slots = [Slot(threshold) for threshold in self.thresholds]
 
     def body(self) -> dict[str, object]:
         return {

@@ -6,6 +6,7 @@ has one in which a scenario never fired the fault that it is about.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ class FleetResult:
     requests: int = 0
     fired: dict[str, int] = field(default_factory=dict)
     fired_runs: dict[str, int] = field(default_factory=dict)  # runs in which the fault fired at all
+    marks: dict[str, int] = field(default_factory=dict)
     evaluated: dict[str, int] = field(default_factory=dict)
     scenarios: dict[str, int] = field(default_factory=dict)
     failure: RunResult | None = None
@@ -61,6 +63,8 @@ class FleetResult:
             self.fired_runs[kind] = self.fired_runs.get(kind, 0) + 1
             key = (result.scenario, kind)
             self._by_scenario[key] = self._by_scenario.get(key, 0) + times
+        for name, times in result.marks.items():
+            self.marks[name] = self.marks.get(name, 0) + times
         for name, times in result.evaluated.items():
             self.evaluated[name] = self.evaluated.get(name, 0) + times
         if result.failure is not None and self.failure is None:
@@ -92,7 +96,12 @@ class FleetResult:
 
 
 def run_job(job: Job) -> RunResult:
-    return run_seed(load_all()[job.scenario], job.seed, kernels.load(), job.canary)
+    gc.disable()  # a run is short: collecting once after it costs less than looking all the time
+    try:
+        return run_seed(load_all()[job.scenario], job.seed, kernels.load(), job.canary)
+    finally:
+        gc.enable()
+        gc.collect()
 
 
 def jobs(names: list[str], first_seed: int, seeds: int, canary: str | None) -> list[Job]:

@@ -41,7 +41,9 @@ class Watcher(Protocol):
 
     def booted(self, host: Host) -> None: ...
     def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None: ...
-    def died(self, host: Host, how: str) -> None: ...
+    def died(self, host: Host, how: str) -> None:
+        """It is about to be killed."""
+
     def halted(self, host: Host, reason: str | None) -> None: ...
     def broke(self, host: Host, error: Exception) -> None: ...
 
@@ -122,8 +124,8 @@ class Host:
         """Kill the process (KILL) or the machine (POWER_CUT)."""
         if self.process is not None:
             self.world.note(f"host {self.name} {kind}")
-            self._bury(kind)
             self.watcher.died(self, kind)
+            self._bury(kind)
 
     def stop(self) -> None:
         """Ask for a clean stop (SIGTERM)."""

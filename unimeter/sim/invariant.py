@@ -59,7 +59,10 @@ class Invariant:
         """A process was started."""
 
     def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
-        """A node made a step."""
+        """A node that is ready made a step."""
+
+    def applied(self, host: Host, index: int, fresh: bool) -> None:
+        """A node has applied the log up to an index; `fresh`: it has just become ready, and recovered that far."""
 
     def died(self, host: Host, how: str) -> None:
         """A process was killed."""

@@ -31,7 +31,12 @@ class Ledger:
         self.forbidden: dict[Ident, None] = {}  # events of malformed requests
         self.log: list[Stored] = []
         self.owner: dict[int, Ingest] = {}  # sequence number -> the request that most likely put it there
+        self._stored_from_ns: dict[
+            int, int
+        ] = {}  # sequence number -> when its request was first sent, where that is sure
         self.alerts: list[dict[str, Any]] = []
+        self.definitions: list[list[dict[str, Any]]] = []  # the metric lists that were given at the end
+        self.pushed: dict[str, list[dict[str, Any]]] = {}  # subscriber -> the alerts that it was told of
 
     def sent(self, request: Request) -> None:
         self.requests.append(request)
@@ -52,11 +57,14 @@ class Ledger:
         """Put the event lists of all accounts together."""
         log = [stored(row) for rows in listed.values() for row in rows]
         self.log = sorted(log)
-        self.owner = {}
+        self.owner, self._stored_from_ns = {}, {}
         for event in self.log:
             owner = self._owner(event)
             if owner is not None:
                 self.owner[event.seq] = owner
+                low, high = span(owner)
+                if low < event.seq <= high:
+                    self._stored_from_ns[event.seq] = owner.first_sent_ns
 
     def _owner(self, event: Stored) -> Ingest | None:
         candidates = self.by_ident.get(event.ident, [])
@@ -66,6 +74,15 @@ class Ledger:
                 return request
         doubtful = [request for request in candidates if request.state != ACKED or not request.sync]
         return doubtful[0] if doubtful else candidates[0] if candidates else None
+
+    def first_sent_ns(self, event: Stored) -> int:
+        """When it was sent for the first time; NEVER for an event that nobody sent."""
+        return min((request.first_sent_ns for request in self.by_ident.get(event.ident, [])), default=NEVER_NS)
+
+    def stored_from_ns(self, event: Stored) -> int:
+        """When the request was first sent that most likely put it there (the same event may have been sent before)."""
+        known = self._stored_from_ns.get(event.seq)
+        return self.first_sent_ns(event) if known is None else known
 
     def order(self) -> Order:
         return Order(self)
@@ -106,11 +123,7 @@ class Order:
                 if low < event.seq <= high:
                     acked.append((candidates[0].answered_ns, event.seq))
         self._ack_times, self._ack_seqs = running_max(acked)
-        sent = [
-            (-min(request.first_sent_ns for request in ledger.by_ident[event.ident]), -event.seq)
-            for event in ledger.log
-            if event.ident in ledger.by_ident
-        ]
+        sent = [(-ledger.first_sent_ns(event), -event.seq) for event in ledger.log if event.ident in ledger.by_ident]
         self._sent_times, self._sent_seqs = running_max(sent)
 
     def floor(self, sent_ns: int) -> int:
@@ -149,28 +162,44 @@ def may_be_stored(ledger: Ledger, ident: Ident) -> int:
     return times
 
 
-def series_of(log: list[Stored]) -> dict[tuple[Account, str], list[Stored]]:
-    """The log, by account and metric."""
-    series: dict[tuple[Account, str], list[Stored]] = {}
-    for event in log:
-        series.setdefault((event.ident.account, event.ident.metric), []).append(event)
-    return series
+class Series:
+    """The log by account and metric. A code that was deleted and created anew is another metric: nobody used it
+    meanwhile, so the time at which an event was sent tells in which life it was counted."""
+
+    def __init__(self, ledger: Ledger, metrics: list[Metric]) -> None:
+        self._ledger = ledger
+        self._by_code: dict[tuple[Account, str], list[Stored]] = {}
+        for event in ledger.log:
+            self._by_code.setdefault((event.ident.account, event.ident.metric), []).append(event)
+        self.keys: list[tuple[Account, Metric]] = []
+        for account, code in sorted(self._by_code, key=str):
+            self.keys += [(account, m) for m in metrics if m.code == code and m.known and self.of(account, m)]
+
+    def of(self, account: Account, metric: Metric) -> list[Stored]:
+        events = self._by_code.get((account, metric.code), [])
+        if not metric.passing:
+            return events
+        until_ns = NEVER_NS if metric.died_ns is None else metric.died_ns
+        return [event for event in events if metric.born_ns <= self._ledger.stored_from_ns(event) < until_ns]
 
 
 def tagged(events: list[Event]) -> list[Ident]:
     return [event.ident for event in events]
 
 
+def place_of(metric: Metric, time_ns: int, ledger: Ledger) -> int:
+    """The sequence number from which on a change of a metric counts that was sent at this time: nobody used the
+    metric meanwhile, so all of its events before were sent earlier."""
+    if time_ns < 0:
+        return 0
+    earlier = (
+        event.seq
+        for event in ledger.log
+        if event.ident.metric == metric.code and ledger.stored_from_ns(event) < time_ns
+    )
+    return max(earlier, default=0) + 1
+
+
 def added_at(metric: Metric, ledger: Ledger) -> dict[str, int]:
-    """From which sequence number on a dimension that was added later counts: nobody used the metric meanwhile."""
-    result = {}
-    for key, time_ns in metric.added_dimension_at.items():
-        earlier = [
-            event.seq
-            for event in ledger.log
-            if event.ident.metric == metric.code
-            and event.seq in ledger.owner
-            and ledger.owner[event.seq].first_sent_ns < time_ns
-        ]
-        result[key] = max(earlier, default=0) + 1
-    return result
+    """From which sequence number on each dimension counts that was added later."""
+    return {key: place_of(metric, time_ns, ledger) for key, time_ns in metric.added_dimension_at.items()}

@@ -10,10 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unimeter.sim import periods
-from unimeter.sim.events import COUNT, LATEST, MAX, REMOVE, SUM, UNIQUE, Account, Metric, Stored
-
-I64_MIN, I64_MAX = -(2**63), 2**63 - 1
+from unimeter.sim.events import COUNT, LATEST, MAX, REMOVE, SUM, UNIQUE, Metric, Stored
 
 
 class Total:
@@ -132,73 +129,3 @@ def answer(question: Question, events: Iterable[Stored]) -> Answer:
     for event in events:
         result.add(event)
     return result
-
-
-@dataclass(frozen=True, order=True)
-class Alarm:
-    """An alert as the oracle expects it."""
-
-    metric: str
-    account: str
-    threshold: str
-    period_start: int
-    value: int
-
-
-@dataclass
-class _Period:
-    start: int
-    end: int
-    total: Total = field(default_factory=Total)
-    above: dict[str, bool] = field(default_factory=dict)
-    fired: dict[str, bool] = field(default_factory=dict)
-
-
-def alarms(
-    metric: Metric, account: Account, events: Sequence[Stored], stamps: tuple[int, int]
-) -> tuple[list[Alarm], list[Alarm]]:
-    """The alerts of one series, in log order: (those that must be there, those that may be there besides).
-    `stamps`: the least and greatest time at which anything of this run can have been stamped: a recurring threshold
-    fires again only while its period lasts."""
-    certain: list[Alarm] = []
-    possible: list[Alarm] = []
-    known: dict[int, _Period] = {}
-    history: list[Stored] = []
-    for event in events:
-        start, end = periods.bounds(metric.period, metric.billing_day, event.timestamp_ns)
-        history.append(event)
-        if start not in known:
-            period = known[start] = _Period(start, end)
-            if metric.recurring:
-                for past in history[:-1]:
-                    if past.timestamp_ns < end:
-                        period.total.operate(past)
-        for period in known.values():
-            if event.timestamp_ns >= period.end or (period.start != start and not metric.recurring):
-                continue
-            if period.start == start:
-                period.total.add(event)
-            elif period.start > event.timestamp_ns and not metric.recurring:
-                continue
-            if metric.aggregation == UNIQUE:
-                period.total.operate(event)
-            for threshold in metric.thresholds:
-                reached = period.total.of(metric.aggregation)
-                if metric.aggregation in (MAX, LATEST) and period.total.count == 0:
-                    reached = I64_MIN - 1
-                above = reached >= threshold.value
-                rises = above and not period.above.get(threshold.name, False)
-                period.above[threshold.name] = above
-                if not rises:
-                    continue
-                alarm = Alarm(
-                    metric.code, str(account), threshold.name, period.start, max(I64_MIN, min(I64_MAX, reached))
-                )
-                if not period.fired.get(threshold.name, False):
-                    period.fired[threshold.name] = True
-                    certain.append(alarm)
-                elif threshold.recurring and stamps[1] < period.end:
-                    certain.append(alarm)
-                elif threshold.recurring and stamps[0] < period.end:
-                    possible.append(alarm)
-    return certain, possible

@@ -9,6 +9,7 @@ from unimeter.invariants import ALL
 from unimeter.sim.canaries import CANARIES
 from unimeter.sim.faults import Faults
 from unimeter.sim.fleet import FleetResult
+from unimeter.sim.marks import ALL_MARKS
 from unimeter.sim.runner import RunResult
 from unimeter.sim.scenario import Scenario
 
@@ -33,6 +34,11 @@ def print_fleet(console: Console, fleet: FleetResult) -> None:
     for kind in Faults.kinds():
         faults.add_row(kind, f"{fleet.fired.get(kind, 0):,}", f"{fleet.fired_runs.get(kind, 0):,}")
     console.print(faults)
+    marks = Table("situation", "reached", title="Situations", title_justify="left")
+    for name in ALL_MARKS:
+        times = fleet.marks.get(name, 0)
+        marks.add_row(name, f"{times:,}" if times else "[yellow]never[/]")
+    console.print(marks)
     checks = Table("invariant", "evaluated", title="Invariants", title_justify="left")
     for name, times in fleet.evaluated.items():
         checks.add_row(name, f"{times:,}" if times else "[bold red]never[/]")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import process_time
 from typing import Any, TextIO
 
@@ -19,8 +19,9 @@ from unimeter.core.inputs import Input
 from unimeter.invariants import ALL
 from unimeter.kernels.api import Kernels
 from unimeter.sim import canaries
+from unimeter.sim.admin import Admin
 from unimeter.sim.auditor import Auditor
-from unimeter.sim.behaviours import Admin, PlainWriter, Reader, SessionWriter, V1Writer
+from unimeter.sim.behaviours import PlainWriter, Reader, SessionWriter, V1Writer
 from unimeter.sim.client import AnyResponse, Behaviour, Client, Manners
 from unimeter.sim.clock import WallClock
 from unimeter.sim.disk import KILL
@@ -28,11 +29,13 @@ from unimeter.sim.faults import Faults
 from unimeter.sim.host import Host, NodeSetup
 from unimeter.sim.invariant import Broken, Invariant
 from unimeter.sim.ledger import Ledger
+from unimeter.sim.marks import mark_process, situations
 from unimeter.sim.network import Network
 from unimeter.sim.prng import Prng
 from unimeter.sim.requests import Request
 from unimeter.sim.scenario import Scenario
 from unimeter.sim.space import Space, make_metrics
+from unimeter.sim.subscriber import Subscriber
 from unimeter.sim.trace import Trace
 from unimeter.sim.vandal import Vandal
 from unimeter.sim.world import MS, SECOND, Livelock, World
@@ -64,6 +67,7 @@ class RunResult:
     events_stored: int
     requests: int
     fired: dict[str, int]
+    marks: dict[str, int]
     evaluated: dict[str, int]
     failure: Failure | None = None
 
@@ -87,23 +91,30 @@ class Run:
             self.world, self.network, "node1", self.setup, WallClock(self.world, wall_ns), prng.stream("host"), self
         )
         self.hosts = [self.host]
-        self.wall_span_ns = (wall_ns, wall_ns)  # least and greatest date that any node ever saw
+        self._places: dict[str, tuple[int, int]] = {}  # host -> incarnation and index last seen
         self.ledger = Ledger()
         self.calm = False
         self.tables_filled = False  # some table came near its limit
         self.also_broken: list[str] = []
+        self.marks: dict[str, int] = {}  # situation -> how often it was reached
         self._numbers = 0
         self.metrics = make_metrics(prng.stream("metrics"))
         self.space = Space(prng.stream("space"), wall_ns, self.metrics, scenario.space)
         self.faults = Faults(self.world, self.network, self.hosts, list(scenario.faults), prng.stream("faults"))
         self.clients: list[Client | Vandal] = []
         self.writers: list[Any] = []
+        self.subscribers: list[Subscriber] = []
         self._make_clients(prng.stream("clients"))
         self._auditor = Auditor("auditor", self.space, prng.stream("auditor"), self.number, 0, ledger=self.ledger)
         self._audit_client = self._client(self._auditor, prng.stream("audit"), AUDIT_MANNERS)
         self.invariants: list[Invariant] = [kind(self) for kind in ALL]
         self._hooks = {name: self._overriders(name) for name in HOOKS}
         canaries.plant(canary, self)
+
+    def dates(self) -> tuple[int, int]:
+        """The least and the greatest date that any node ever saw."""
+        shown = [date for host in self.hosts for date in host.wall.dates(0, self.world.now_ns)]
+        return min(shown), max(shown)
 
     def number(self) -> int:
         self._numbers += 1
@@ -116,15 +127,24 @@ class Run:
         def args(name: str, budget: int) -> tuple[Any, ...]:
             return name, self.space, prng.stream(name), self.number, budget
 
-        wanted: list[Behaviour] = [Admin(*args("admin", 0), changes=counts.changes)]
+        def now() -> int:
+            return self.world.now_ns
+
+        half = prng.below(len(self.metrics))
+        wanted: list[Behaviour] = [
+            Admin(*args("admin", 0), protocol=2, metrics=self.metrics[half:], changes=counts.changes, now=now),
+            Admin(*args("admin-v1", 0), protocol=1, metrics=self.metrics[:half], changes=0, now=now),
+        ]
         wanted += [SessionWriter(*args(f"session{n}", counts.requests), **common) for n in range(counts.sessions)]
         wanted += [PlainWriter(*args(f"plain{n}", counts.requests), **common) for n in range(counts.plain)]
         wanted += [V1Writer(*args(f"v1-{n}", counts.requests), **common) for n in range(counts.v1)]
         wanted += [Reader(*args(f"reader{n}", counts.requests), protocol=2) for n in range(counts.readers)]
         wanted += [Reader(*args(f"reader-v1-{n}", counts.requests), protocol=1) for n in range(counts.readers_v1)]
         self.writers = list(wanted)
+        one_by_one = replace(self.scenario.manners, window=1, duplicate=0.0)  # the last definition wins
         self.clients += [
-            self._client(each, prng.stream(f"net{n}"), self.scenario.manners) for n, each in enumerate(wanted)
+            self._client(each, prng.stream(f"net{n}"), one_by_one if isinstance(each, Admin) else self.scenario.manners)
+            for n, each in enumerate(wanted)
         ]
         address = self.setup.config.advertise
         for n in range(counts.vandals):
@@ -135,6 +155,12 @@ class Run:
                     self.space, 6, self.accepted,
                 )
             )  # fmt: skip
+
+        for n in range(counts.subscribers):
+            name = f"subscriber{n}"
+            subscriber = Subscriber(name, address, self.world, self.network, self.kernels, prng.stream(name))
+            self.subscribers.append(subscriber)
+            self.ledger.pushed[name] = subscriber.told
 
     def _client(self, behaviour: Any, prng: Prng, manners: Manners) -> Client:
         address = self.setup.config.advertise
@@ -161,6 +187,7 @@ class Run:
             events_stored=len(self.ledger.log),
             requests=len(self.ledger.requests),
             fired=dict(self.faults.fired),
+            marks=situations(self),
             evaluated={invariant.name(): invariant.evaluated for invariant in self.invariants},
             failure=failure,
         )
@@ -172,18 +199,18 @@ class Run:
 
     def _phases(self) -> None:
         self.host.boot()
-        for client in self.clients:
+        for client in [*self.clients, *self.subscribers]:
             client.start()
         self.faults.start()
         self.world.run(self.scenario.chaos_ms * MS)
         for writer in self.writers:
             writer.hurry(self.scenario.clients.requests // 3)
         self._become_calm()
-        self._audit(by_month=True)
-        before = len(self.ledger.log)
+        self._audit(in_detail=True)
         self._restart()
-        self._audit(by_month=False)
-        self.world.note(f"audited {before} events twice")
+        self._audit(in_detail=False)
+        newest = len(self.ledger.alerts)
+        self._wait(lambda: all(subscriber.seen >= newest for subscriber in self.subscribers))
         self._finish()
 
     def _finish(self) -> None:
@@ -218,12 +245,12 @@ class Run:
             self.faults.restart_later(host)
         self._wait(self._ready)
 
-    def _audit(self, by_month: bool) -> None:
+    def _audit(self, in_detail: bool) -> None:
         auditor = self._auditor
         auditor.ask_for_lists()
         self._ask()
         self.ledger.set_log(auditor.listed)
-        auditor.ask_for_totals(by_month)
+        auditor.ask_for_totals(in_detail)
         self._ask()
 
     def _ask(self) -> None:
@@ -271,13 +298,20 @@ class Run:
         self._each("booted", host)
 
     def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
-        wall_ns = host.wall.now_ns()
-        low, high = self.wall_span_ns
-        self.wall_span_ns = (min(low, wall_ns), max(high, wall_ns))
+        node = host.node
+        if node is None or not node.ready:
+            return
         for call in self._hooks["stepped"]:
             call(host, event, effects)
+        place = (host.incarnations, node.groups[0].applied_index)
+        before = self._places.get(host.name, (0, 0))
+        if place != before:
+            self._places[host.name] = place
+            for call in self._hooks["applied"]:
+                call(host, place[1], place[0] != before[0])
 
     def died(self, host: Host, how: str) -> None:
+        mark_process(self, host)
         self._each("died", host, how)
 
     def halted(self, host: Host, reason: str | None) -> None:
@@ -306,6 +340,9 @@ class Run:
     def answered_again(self, request: Request, response: AnyResponse) -> None:
         self._each("answered_again", request, response)
 
+    def put_off(self, request: Request, code: str) -> None:
+        self.marks[f"put off: {code}"] = self.marks.get(f"put off: {code}", 0) + 1
+
     def stray(self, client: str, response: AnyResponse) -> None:
         self._each("stray", client, response)
 
@@ -317,7 +354,7 @@ class Run:
 
 
 HOOKS = (
-    "booted", "stepped", "died", "halted", "broke", "settled", "answered_again", "stray", "garbled", "accepted", "calmed",
+    "booted", "stepped", "applied", "died", "halted", "broke", "settled", "answered_again", "stray", "garbled", "accepted", "calmed",
     "finished",
 )  # fmt: skip
 

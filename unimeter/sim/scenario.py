@@ -6,7 +6,7 @@ weight = 2                      # how often a fleet picks it, relative to the ot
 [run]      chaos_ms, calm_ms    # virtual time of the chaos; bound for becoming calm after it
 [node]     NodeConfig fields that differ from the simulator's small defaults
 [limits]   table sizes by name (sessions = 8, ...), and fingerprints, cells_per_series, session_idle_ms
-[clients]  sessions, plain, v1, readers, readers_v1, vandals, requests, changes, batch_events_max, asynchronous
+[clients]  sessions, plain, v1, readers, readers_v1, vandals, subscribers, requests, changes, batch_events_max, asynchronous
 [manners]  window, think_us, timeout_ms, duplicate, impatience
 [space]    SpaceSettings fields
 [faults.KIND]  in_run, every_ms, on, chance, most
@@ -34,12 +34,12 @@ REGIONS = (
 )  # fmt: skip
 SMALL_NODE = NodeConfig(
     advertise="10.0.0.1:7001",
-    frame_bytes_max=8 * KIB,
+    frame_bytes_max=16 * KIB,
     batch_events_max=64,
-    entry_bytes_max=72 * KIB,
-    segment_bytes=144 * KIB,
-    stripe_bytes=4 * KIB,
-    checkpoint_after_bytes=32 * KIB,
+    entry_bytes_max=24 * KIB,
+    segment_bytes=48 * KIB,
+    stripe_bytes=8 * KIB,
+    checkpoint_after_bytes=24 * KIB,
     checkpoint_chunk_bytes=16 * KIB,
     recovery_read_bytes=16 * KIB,
     scan_read_bytes=8 * KIB,
@@ -69,8 +69,9 @@ class ClientCounts:
     readers: int = 1
     readers_v1: int = 1
     vandals: int = 1
+    subscribers: int = 1
     requests: int = 30  # of each client
-    changes: int = 3  # of metric definitions
+    changes: int = 5  # of metric definitions
     batch_events_max: int = 10
     asynchronous: float = 0.2
 

@@ -13,7 +13,7 @@ from unimeter.kernels.api import Kernels
 from unimeter.sim.runner import RunResult, run_seed
 from unimeter.sim.scenario import Scenario
 
-CLIENT_KINDS = ("vandals", "readers_v1", "readers", "plain", "v1", "sessions", "changes")
+CLIENT_KINDS = ("vandals", "subscribers", "readers_v1", "readers", "plain", "v1", "sessions", "changes")
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,7 @@ def make_metrics(prng: Prng) -> list[Metric]:
         ),
         Metric("visitors", UNIQUE, False, ["region"], [limit("crowd", 2, 4)] if prng.chance(0.5) else [], **period()),
         Metric("seats", UNIQUE, True, ["region"], [limit("full", 2, 5)] if prng.chance(0.5) else [], **period()),
+        Metric("passing", COUNT, False, ["tier"], [], passing=True, **period()),
         Metric("m" * 63, SUM, False, ["region", "tier"], [], **period()),
     ]
 
@@ -107,8 +108,9 @@ class Space:
             return self._prng.choice(self.numeric)
         return self._prng.choice(self.texts)
 
-    def usable(self) -> list[Metric]:
-        return [m for m in self.metrics if m.known and m.alive and not m.changing]
+    def usable(self, passing: bool = False) -> list[Metric]:
+        """Metrics that a request may name now. Those that come and go are for clients that are never in doubt."""
+        return [m for m in self.metrics if m.known and m.alive and not m.changing and (passing or not m.passing)]
 
     def instant(self) -> int:
         """A time that an event or the end of a range may have."""
@@ -156,9 +158,9 @@ class Space:
         self._tag += 1
         return base36(self._tag)
 
-    def batch(self, size: int, v1: bool, ids: bool) -> list[Event]:
+    def batch(self, size: int, v1: bool, ids: bool, session: bool = False) -> list[Event]:
         """Events for one request; [] while no metric is known."""
-        metrics = self.usable()
+        metrics = self.usable(passing=session)
         if not metrics:
             return []
         events: list[Event] = []
@@ -183,7 +185,7 @@ class Space:
                     return old._replace(ident=old.ident._replace(value=old.ident.value ^ 1))
                 return old
         properties = self._properties(v1)
-        id_ = f"id-{self.tag()}" if ids and prng.chance(settings.with_id) else ""
+        id_ = f"id-{self.tag()}" if ids and not metric.passing and prng.chance(settings.with_id) else ""
         value, operation = self._value(metric, v1)
         if not id_ and metric.aggregation in (COUNT, SUM) and prng.chance(0.1):
             self._tag += 1
@@ -219,10 +221,3 @@ class Space:
         if prng.chance(0.02) and not v1:
             return -(2**63), NONE
         return prng.between(low, 1000), NONE
-
-    @staticmethod
-    def spoiled(metric: Metric) -> bool:
-        return metric.unsettled or metric.outstanding > 0
-
-
-__all__ = ["LATEST", "MAX", "Space", "SpaceSettings", "make_metrics"]

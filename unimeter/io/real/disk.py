@@ -9,7 +9,9 @@ Lanes: journal writes have one of their own; bulk writes, creates and deletes sh
 the third, so that a query never waits for a segment being created. A Delete or Create of a file that is being
 read waits until those reads are done: a read that was accepted is answered with the file it was meant for.
 
-Memory: the data of a Write, and the buffer of a Read, are held here until the completion has been taken.
+Memory: the data of a Write, and the buffer of a Read, are held here until the completion has been taken, and let go
+before anybody is told. That order matters: an exception raised further up keeps this frame alive through its
+traceback, and CPython crashes when the cyclic collector meets a memoryview whose buffer is still lent out.
 
 The directory belongs to one process: `lock` in it is held with flock for as long as the process lives (the
 kernel drops it when the process dies, however that happens) and says whose it is. Names are relative and stay
@@ -191,6 +193,9 @@ class RealDisk:
         self._loop.remove_reader(lib.um_sys_eventfd(self._disk))
         lib.um_sys_close(self._disk)
         self._disk = ffi.NULL
+        self._pending.clear()
+        for backlog in self._backlog:
+            backlog.clear()
         os.close(self._lock_fd)
 
     @property
@@ -224,8 +229,10 @@ class RealDisk:
             if isinstance(effect, Read):
                 self._read_is_over(effect.file)
                 data = b"" if error else ffi.buffer(memory, answer.bytes)[:]
+                memory = None
                 self._on_done(ReadDone(effect.op, data, error))
             else:
+                memory = None
                 self._on_done(WriteDone(effect.op, error))
         for backlog in self._backlog:
             while backlog and lib.um_sys_submit(self._disk, *backlog[0]):

@@ -13,6 +13,9 @@ SEND_HIGH_WATER_BYTES unsent nothing more is read from it, until it has taken ha
 still produce answers; above `config.send_buffer_bytes_max` it is cut off. Connections beyond
 `config.links_max` are closed at once. A peer that vanished without a word is noticed by TCP keep-alive.
 
+A peer that ends its side of the stream (`shutdown`) has said that it asks nothing more, and may still read: the
+driver is told, and closes the link once what was asked is answered, within HALF_CLOSED_SECONDS.
+
 Closing. `close` sends what is queued, then the end of the stream, then reads and throws away what the peer
 still sends until it closes too: closing a socket with unread bytes would reset the connection, and the
 reset may overtake the last answer, which says what was wrong. After LINGER_SECONDS the peer is cut off.
@@ -30,6 +33,7 @@ from unimeter.kernels.api import Bytes
 
 SEND_HIGH_WATER_BYTES = 1 * MIB
 LINGER_SECONDS = 2.0
+HALF_CLOSED_SECONDS = 30.0
 LISTEN_BACKLOG = 1024
 LINK_NUMBER_MAX = 2**32 - 1  # a link is a u32 in the kernels' request records
 KEEPALIVE_SECONDS = (60, 15, 4)  # idle before the first probe, between probes, probes unanswered
@@ -78,18 +82,20 @@ class LinkEvents(Protocol):
 
     def link_opened(self, link: int, peer: str) -> None: ...
     def bytes_arrived(self, link: int, data: bytes) -> None: ...
+    def link_ended(self, link: int) -> None: ...
     def link_closed(self, link: int) -> None: ...
 
 
 class Connection(asyncio.BufferedProtocol):
     """One accepted connection."""
 
-    __slots__ = ("closing", "linger", "link", "network", "outbox", "outbox_bytes", "transport")
+    __slots__ = ("closing", "ended", "linger", "link", "network", "outbox", "outbox_bytes", "transport")
 
     def __init__(self, network: RealNetwork) -> None:
         self.network = network
         self.link = 0  # 0: refused, the driver never heard of it
         self.closing = False  # we are closing: what still comes is thrown away
+        self.ended = False  # the peer sends nothing more
         self.linger: asyncio.TimerHandle | None = None
         self.outbox: list[bytes] = []  # gathered in this turn
         self.outbox_bytes = 0
@@ -111,17 +117,22 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         assert self.transport is not None
-        if not self.closing and not self.transport.is_closing():
+        if not self.closing and not self.ended and not self.transport.is_closing():
             self.transport.pause_reading()
             self.network.slowed += 1
 
     def resume_writing(self) -> None:
         assert self.transport is not None
-        if not self.transport.is_closing():
+        if not self.ended and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def eof_received(self) -> bool:
-        return False  # the transport sends what is queued, then closes
+        if not self.link or self.closing:
+            return False  # the transport sends what is queued, then closes
+        if not self.ended:
+            self.ended = True
+            self.network.ended(self)
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self.network.lost(self)
@@ -187,10 +198,15 @@ class RealNetwork:
         if transport.is_closing():
             return
         self._write(connection)
+        if connection.linger is not None:
+            connection.linger.cancel()
+        connection.linger = self._loop.call_later(LINGER_SECONDS, transport.abort)
+        if connection.ended:
+            transport.close()  # nothing is unread: there will be no reset
+            return
         transport.set_write_buffer_limits(high=self._send_max)  # from here on only the linger counts
         transport.resume_reading()
         transport.write_eof()
-        connection.linger = self._loop.call_later(LINGER_SECONDS, transport.abort)
 
     # ---- sending ----
 
@@ -247,6 +263,11 @@ class RealNetwork:
         peer: Any = transport.get_extra_info("peername")
         self.events.link_opened(link, f"{peer[0]}:{peer[1]}" if peer else "unknown")
         return True
+
+    def ended(self, connection: Connection) -> None:
+        assert connection.transport is not None
+        connection.linger = self._loop.call_later(HALF_CLOSED_SECONDS, connection.transport.abort)
+        self.events.link_ended(connection.link)
 
     def lost(self, connection: Connection) -> None:
         if connection.linger is not None:

@@ -198,7 +198,7 @@ class NativeGroupState:
         """What the records need, with the smallest indexes for them: a function of the state. (An index may be
         larger than that for a while, see state.c; its reservation bounds it.)"""
         records = sum(int(self.cdata.region[region].used) for region in range(UM_REGIONS))
-        indexed = (int(self.cdata.index_used[index]) for index in range(UM_INDEXES))
+        indexed = (int(self.cdata.table[index].used) for index in range(UM_INDEXES))
         return records + sum(8 * max(_SLOTS_MIN, 1 << max(2 * count - 1, 0).bit_length()) for count in indexed)
 
     def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int) -> Query:

@@ -1,0 +1,76 @@
+"""Which situations a run reached: places in the node that matter, and that a run may or may not come by.
+
+Faults say what was thrown at the node, marks say where it was hit. A mark that a large fleet never reaches means
+that the scenarios do not go where they should.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from unimeter.sim.requests import UNKNOWN
+
+if TYPE_CHECKING:
+    from unimeter.sim.host import Host
+    from unimeter.sim.runner import Run
+
+COUNTERS = {  # counter of a node -> mark
+    "checkpoints": "checkpoint written",
+    "scans": "journal scanned for a read",
+    "disk_full_events": "disk found full",
+    "fingerprint_rotations": "fingerprints rotated",
+    "sessions_evicted": "session evicted",
+    "alerts_fired": "alert fired",
+}
+VERDICTS = ("stored", "duplicate", "conflict", "unknown metric", "cardinality", "table full")
+SESSION_VERDICTS = {
+    1: "session retry",
+    6: "session unknown",
+    7: "session window",
+    8: "session settled",
+    9: "sessions full",
+}
+ALL_MARKS = (
+    *COUNTERS.values(), *(f"verdict {name}" for name in VERDICTS[1:]), *SESSION_VERDICTS.values(), "segment rolled over",
+    "recovered from a checkpoint", "recovered by replay", "torn tail cut off", "killed while starting",
+    "killed with a journal write in flight", "killed with a checkpoint in flight", "put off: starting", "put off: overloaded",
+    "put off: disk_full", "request given up", "damage seen by a read",
+)  # fmt: skip
+
+
+def _add(run: Run, mark: str, times: int = 1) -> None:
+    if times:
+        run.marks[mark] = run.marks.get(mark, 0) + times
+
+
+def mark_process(run: Run, host: Host) -> None:
+    """A process is about to die, or the run is over: what did it go through?"""
+    node = host.node
+    if node is None:
+        return
+    if not node.ready:
+        _add(run, "killed while starting")
+        return
+    counters = node.counters()
+    for counter, mark in COUNTERS.items():
+        _add(run, mark, counters.get(counter, 0))
+    _add(run, "recovered from a checkpoint", bool(node.recovered.checkpoints))
+    _add(run, "recovered by replay", node.recovered.replayed_bytes > 0)
+    _add(run, "torn tail cut off", node.recovered.torn_tail)
+    _add(run, "killed with a journal write in flight", host.disk.in_flight(bulk=False))
+    _add(run, "killed with a checkpoint in flight", host.disk.in_flight(bulk=True))
+
+
+def situations(run: Run) -> dict[str, int]:
+    """All marks of a finished run."""
+    for host in run.hosts:
+        mark_process(run, host)
+        _add(run, "segment rolled over", sum(name.startswith("journal/") for name in host.disk.image.files) - 2)
+        _add(run, "damage seen by a read", host.disk.tainted_reads)
+    for request in run.ledger.ingests:
+        _add(run, "request given up", request.state == UNKNOWN)
+        if request.result is not None:
+            _add(run, SESSION_VERDICTS.get(request.result.session_verdict, ""), request.result.session_verdict != 0)
+            for _, verdict in request.result.exceptions:
+                _add(run, f"verdict {VERDICTS[verdict]}" if verdict < len(VERDICTS) else "verdict other")
+    return run.marks
