@@ -37,7 +37,9 @@ class NodeConfig:
     entries_waiting_max: int = 16  # sealed entries that wait for the journal
     links_max: int = 10_000
     receive_buffer_bytes: int = 256 * KIB  # what one read may bring
+    receive_pending_bytes_max: int = 512 * MIB  # incomplete frames of all links together
     send_buffer_bytes_max: int = 64 * MIB  # a client that does not read its answers is cut off here
+    send_buffers_bytes_max: int = 512 * MIB  # ... or here, when all that do not read hold this much together
 
     segment_bytes: int = 64 * MIB  # one journal file
     stripe_bytes: int = 256 * KIB  # granularity of the journal's sparse index
@@ -83,21 +85,21 @@ def state_limits(memory_max_bytes: int) -> Limits:
     records = (
         1,  # META
         min(4 * unit, 2**32 - 8),  # HEAP, bytes
-        unit * 2 // 56,  # VALUES: 24 B + 32 B index
+        unit * 1 // 56,  # VALUES: 24 B + 32 B index
         unit * 4 // 56,  # ACCOUNTS
-        unit * 10 // 64,  # SERIES: 32 B + 32 B index
-        unit * 10 // 64,  # CELLS
+        unit * 9 // 64,  # SERIES: 32 B + 32 B index
+        unit * 9 // 64,  # CELLS
         unit * 2 // 4,  # DIMS, u32 words
-        unit * 24 // 128,  # BUCKETS: 96 B + 32 B index
-        unit * 10 // 72,  # MEMBERS
-        unit * 10 // 48,  # FPS0: 16 B + 32 B index
-        unit * 10 // 48,  # FPS1
-        unit * 10 // 64,  # IDS
-        max(64, unit // 2700),  # SESSIONS
-        unit // 120,  # PERIODS
-        unit // 72,  # PMEMBERS
-        unit // 72,  # ALERTS
-        unit // 16,  # SKIPS
+        unit * 20 // 128,  # BUCKETS: 96 B + 32 B index
+        unit * 9 // 72,  # MEMBERS
+        unit * 11 // 48,  # FPS0: 16 B + 32 B index
+        unit * 11 // 48,  # FPS1
+        unit * 18 // 64,  # IDS
+        max(64, unit // 5400),  # SESSIONS
+        unit // 240,  # PERIODS
+        unit // 144,  # PMEMBERS
+        unit // 144,  # ALERTS
+        unit // 32,  # SKIPS
     )
     return Limits(
         records_max=records,

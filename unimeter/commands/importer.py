@@ -148,7 +148,7 @@ async def _import(  # one call, from import_file
     from unimeter.commands.import_progress import Bar
     from unimeter.commands.import_run import Complaints, Import, check_metric
     from unimeter.commands.import_source import Source
-    from unimeter.errors import UnimeterError
+    from unimeter.errors import InvalidArgument, UnimeterError
 
     console = Console(stderr=True, soft_wrap=True)
 
@@ -178,6 +178,8 @@ async def _import(  # one call, from import_file
             with open_source() as opened, Bar(console, "importing", opened.size_bytes) as bar:
                 try:
                     await work.run(opened, client, bar.at)
+                except InvalidArgument:
+                    raise  # it will be as wrong the next time
                 except (UnimeterError, OSError):
                     show(
                         f"stopped: {work.counts.stored:,} rows stored so far; run the same import again to complete it"

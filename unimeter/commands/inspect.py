@@ -68,4 +68,8 @@ def _print(report: Report) -> None:
     for problem in report.problems:
         console.print(f"DAMAGED {problem}", markup=False, highlight=False)
     if not report.problems:
-        console.print("Everything that was written can be read and is as it was written.")
+        console.print("Everything in the journal can be read and is as it was written.")
+    if any(found.problem for found in report.checkpoints):
+        console.print(
+            "A checkpoint is incomplete or damaged: a start goes from an older one, or from the journal, and loses nothing."
+        )

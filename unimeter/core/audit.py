@@ -87,16 +87,21 @@ class Audit:
     def _journal(self, report: Report, found: Identity) -> Flow[None]:
         at = journal.start(self._kernels, found.cluster_id)
         numbers = sorted(n for n in map(journal.segment_number, self._sizes) if n is not None)
+        for missing in sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers)):
+            report.problems.append(f"{segment_file(missing)}: the file is missing")
+        torn: tuple[SegmentReport, Position] | None = None  # where the records stopped before their end
         for number in numbers:
             header = yield ReadFile(segment_file(number), 0, BLOCK_BYTES)
             if not journal.is_segment_header(self._kernels, header, found.cluster_id, number):
                 if any(header):
                     report.problems.append(f"{segment_file(number)}: its header is damaged")
                 continue
+            size = self._sizes[segment_file(number)]
+            if size < self._config.segment_bytes:
+                report.problems.append(f"{segment_file(number)}: cut off: {size} of {self._config.segment_bytes} bytes")
             before = at.seq
             made = SegmentReport(number, 0, 0)
             report.segments.append(made)
-            size = self._sizes[segment_file(number)]
 
             def count(_: Position, record: bytes, made: SegmentReport = made) -> None:
                 self._count(made, record)
@@ -105,15 +110,20 @@ class Audit:
             at, stop = yield from read_records(self._kernels, self._config, start, size, count)
             if at.seq > before:
                 made.first_record, made.last_record = before + 1, at.seq
-                report.torn_tail = False
-            if stop == layout.UM_J_BAD:
-                report.torn_tail = True
-            later = yield from find_later(self._kernels, self._config, number, size, at)
+                torn = None
+            if stop == layout.UM_J_BAD and torn is None:
+                torn = made, at
+            later = yield from find_later(self._kernels, self._config, number, size, torn[1] if torn else at)
             if later is not None:
-                made.problem = (
-                    f"offset {at.offset}: record {at.seq + 1} cannot be read, but a later one stands at {later}"
-                )
-                report.problems.append(f"{segment_file(number)}: {made.problem}")
+                bad, place = torn or (made, at)
+                file = "" if bad is made else f" of {segment_file(number)}"
+                bad.problem = f"offset {place.offset}: record {at.seq + 1} cannot be read, but a later one stands at {later}{file}"
+                report.problems.append(f"{segment_file(bad.number)}: {bad.problem}")
+                return  # what follows hangs on a chain that is broken here
+        report.torn_tail = torn is not None
+        held = max((made.record for made in report.checkpoints if made.problem is None), default=0)
+        if held > at.seq and not report.problems:
+            report.problems.append(f"the journal ends with record {at.seq}, but a checkpoint holds record {held}")
 
     def _count(self, made: SegmentReport, record: bytes) -> None:
         made.bytes += len(record)

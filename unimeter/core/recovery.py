@@ -149,8 +149,9 @@ class Recovery:
     def _replay(self, recovered: Recovered) -> Flow[None]:
         """Apply every record from recovered.position on; leave position and tail at the journal's end."""
         at = recovered.position
-        if at.segment not in self._segments:
-            raise Corrupt(f"file {segment_file(at.segment)} is missing: restore it from a backup of the directory")
+        for segment in range(at.segment, max([at.segment, *self._segments]) + 1):  # made one after the other: no gaps
+            if segment not in self._segments:
+                raise Corrupt(f"file {segment_file(segment)} is missing: restore it from a backup of the directory")
         while True:
             at = yield from self._replay_segment(recovered, at)
             following = at._replace(segment=at.segment + 1, offset=BLOCK_BYTES)
@@ -166,6 +167,10 @@ class Recovery:
     def _replay_segment(self, recovered: Recovered, at: Position) -> Flow[Position]:
         """Apply the readable records of one segment from `at` on; returns where they end."""
         size = self._sizes[segment_file(at.segment)]
+        if size < self._config.segment_bytes:  # it had its full size before its first record was written
+            raise Corrupt(
+                f"file {segment_file(at.segment)} was cut off: {size} of {self._config.segment_bytes} bytes; restore it from a backup"
+            )
 
         def apply(began: Position, record: bytes) -> None:
             self._apply(recovered, began, record)

@@ -49,6 +49,7 @@ class Driver:
         self._kernels = kernels
         self._config = config
         self._framers: dict[int, Framer] = {}
+        self._pending_bytes = 0  # in all framers
         self._scheduled_ns = NEVER_NS
 
     # ---- what the world reports ----
@@ -64,17 +65,32 @@ class Driver:
 
     def bytes_arrived(self, link: int, data: bytes) -> None:
         framer = self._framers.get(link)
-        if framer is not None:
-            for whole, frames in framer.feed(data):
-                self._step(FramesArrived(link, whole, frames))
+        if framer is None:
+            return
+        for whole, frames in framer.feed(data):
+            self._step(FramesArrived(link, whole, frames))
+        if link in self._framers:  # not closed by what it asked
+            self._pending_bytes += framer.pending_bytes - framer.counted_bytes
+            framer.counted_bytes = framer.pending_bytes
+            if self._pending_bytes > self._config.receive_pending_bytes_max:
+                self._network.close(link)  # whoever brings the byte too many goes
+                self.link_closed(link)
 
     def link_ended(self, link: int) -> None:
         if link in self._framers:
             self._step(LinkEnded(link))
 
     def link_closed(self, link: int) -> None:
-        if self._framers.pop(link, None) is not None:
+        if self._drop(link):
             self._step(LinkClosed(link))
+
+    def _drop(self, link: int) -> bool:
+        """Forget a link; False: it was not known."""
+        framer = self._framers.pop(link, None)
+        if framer is None:
+            return False
+        self._pending_bytes -= framer.counted_bytes
+        return True
 
     def completed(self, event: WriteDone | ReadDone) -> None:
         self._step(event)
@@ -105,7 +121,7 @@ class Driver:
             else:
                 self._disk.submit(effect)
         for link in closing:  # after the sends of this step, wherever they stood in the list
-            self._framers.pop(link, None)
+            self._drop(link)
             self._network.close(link)
         self._schedule(now.monotonic_ns)
 

@@ -24,6 +24,12 @@ class Framer:
         self._pending = bytearray()
         self._need = 0  # bytes that pending must have before a scan can find anything
         self._broken = False
+        self.counted_bytes = 0  # of pending_bytes, in the driver's total
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of the frame under way that are here already."""
+        return len(self._pending)
 
     def feed(self, data: bytes) -> Iterator[tuple[bytes, FrameTable]]:
         """Take the link's next bytes; yields buffers with their whole frames. After a frame error nothing more."""

@@ -81,6 +81,7 @@ class Run:
         prng = Prng(seed, scenario.name)
         self.scenario = scenario
         self.seed = seed
+        self.canary = canary
         self.trace = Trace(sink)
         self.world = World(self.trace)
         self.network = Network(self.world, prng.stream("network"))
@@ -222,6 +223,8 @@ class Run:
             except Broken as found:
                 broken.append(found)
         if broken:
+            own = {kind.name() for kind in ALL if kind.canary == self.canary}
+            broken.sort(key=lambda found: found.invariant not in own)  # a canary's own invariant speaks first
             self.also_broken = [found.invariant for found in broken[1:]]
             raise broken[0]
 

@@ -10,7 +10,8 @@ disk's completions and the node's end of turn run inside it, so that answers do 
 
 Bounds. A client that pipelines requests without reading the answers is first slowed: above
 SEND_HIGH_WATER_BYTES unsent nothing more is read from it, until it has taken half. What it asked before that may
-still produce answers; above `config.send_buffer_bytes_max` it is cut off. Connections beyond
+still produce answers; above `config.send_buffer_bytes_max` it is cut off, and likewise when
+all such clients together hold more than `config.send_buffers_bytes_max`. Connections beyond
 `config.links_max` are closed at once. A peer that vanished without a word is noticed by TCP keep-alive.
 
 A peer that ends its side of the stream (`shutdown`) has said that it asks nothing more, and may still read: the
@@ -117,14 +118,20 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         assert self.transport is not None
+        self.network.slow[self.link] = self
         if not self.closing and not self.ended and not self.transport.is_closing():
             self.transport.pause_reading()
             self.network.slowed += 1
 
     def resume_writing(self) -> None:
         assert self.transport is not None
+        self.network.slow.pop(self.link, None)
         if not self.ended and not self.transport.is_closing():
             self.transport.resume_reading()
+
+    def unsent_bytes(self) -> int:
+        assert self.transport is not None
+        return self.transport.get_write_buffer_size() + self.outbox_bytes
 
     def eof_received(self) -> bool:
         if not self.link or self.closing:
@@ -146,6 +153,7 @@ class RealNetwork:
         self._links: dict[int, Connection] = {}
         self._links_max = config.links_max if links_max is None else links_max
         self._send_max = config.send_buffer_bytes_max
+        self._send_total_max = config.send_buffers_bytes_max
         self._high_water = min(SEND_HIGH_WATER_BYTES, config.send_buffer_bytes_max // 2)
         self._next_link = 1
         self._dirty: list[Connection] = []  # with something in their outbox
@@ -157,6 +165,7 @@ class RealNetwork:
         self.accepted = 0
         self.refused = 0  # beyond links_max
         self.cut_off = 0  # did not read their answers
+        self.slow: dict[int, Connection] = {}  # above their high-water mark
         self.slowed = 0  # times that reading was paused
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -183,7 +192,8 @@ class RealNetwork:
                 self._loop.call_soon(self._end_of_turn)
         connection.outbox.append(data if type(data) is bytes else bytes(data))
         connection.outbox_bytes += len(data)
-        if transport.get_write_buffer_size() + connection.outbox_bytes > self._send_max:
+        unsent = connection.unsent_bytes()
+        if unsent > self._send_max or (unsent > self._high_water and self._slow_bytes() > self._send_total_max):
             self.cut_off += 1
             connection.outbox.clear()
             transport.abort()
@@ -209,6 +219,10 @@ class RealNetwork:
         transport.write_eof()
 
     # ---- sending ----
+
+    def _slow_bytes(self) -> int:
+        """What all clients together have not taken that do not read fast enough."""
+        return sum(connection.unsent_bytes() for connection in self.slow.values())
 
     def together(self, callback: Callable[[], None]) -> None:
         """Run the callback, then write what it, and this turn so far, had to send."""
@@ -272,6 +286,7 @@ class RealNetwork:
     def lost(self, connection: Connection) -> None:
         if connection.linger is not None:
             connection.linger.cancel()
+        self.slow.pop(connection.link, None)
         if self._links.pop(connection.link, None) is not None:
             self.events.link_closed(connection.link)
 
