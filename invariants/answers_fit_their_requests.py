@@ -52,7 +52,12 @@ class Check(Invariant):
         ):
             return
         again, first = codec.ingested(request, response), request.result
-        if not request.sync or first.session_verdict in CHANGING_VERDICTS or again.session_verdict in CHANGING_VERDICTS:
+        if (
+            not request.sync
+            or request.opens
+            or first.session_verdict in CHANGING_VERDICTS
+            or again.session_verdict in CHANGING_VERDICTS
+        ):
             return
         self.evaluated += 1
         if request.in_session:

@@ -16,7 +16,7 @@ class Check(Invariant):
 
     def finished(self) -> None:
         stored = {event.ident for event in self.run.ledger.log}
-        for client in self.run.clients:
+        for client in self.run.cast.clients:
             if isinstance(client, Vandal):
                 self.evaluated += client.sent
                 believed = [ident for ident in client.tags if ident in stored]

@@ -77,8 +77,10 @@ class Check(Invariant):
         elif verdict == FULL:
             self.check(self.run.tables_filled, f"{what} (full), but no table came near its limit")
         elif verdict == UNKNOWN_METRIC:
-            metric = next(m for m in request.metrics if m.code == event.ident.metric)
-            self.check(not metric.known, f"{what} (unknown metric), but its creation had been answered")
+            metric = next((m for m in request.metrics if m.code == event.ident.metric), None)
+            self.check(
+                metric is None or not metric.known, f"{what} (unknown metric), but its creation had been answered"
+            )
 
     def _cells(self, event: Event) -> int:
         metric = next(m for m in self.run.metrics if m.code == event.ident.metric)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from unimeter import kernels
 from unimeter.sim import oracle, periods
+from unimeter.sim.alarms import InForce, alarms
 from unimeter.sim.events import ADD, COUNT, LATEST, MONTH, NONE, REMOVE, SUM, UNIQUE, Ident, Metric, Stored, Threshold
 
 
@@ -72,13 +73,34 @@ def test_difference_is_found_in_every_field() -> None:
     assert "missing" in answer.differs([])
 
 
+def values(metric: Metric, events: list[Stored], dates: tuple[int, int], since: int = 0, until: int = 100) -> list[int]:
+    in_force = [InForce(threshold, since, until) for threshold in metric.thresholds]
+    return [alarm.value for alarm in alarms(metric, 1, events, in_force, dates).certain]
+
+
 def test_one_shot_threshold_fires_once_per_period_and_a_recurring_one_on_each_rise() -> None:
     day = 86_400 * 10**9
     rises = [event(1, 1, 10), event(2, 2, -5), event(3, 3, 5), event(4, day * 40, 10)]
     once = Metric("m", SUM, thresholds=[Threshold("t", 10, False)])
     again = Metric("m", SUM, thresholds=[Threshold("t", 10, True)])
     now = (0, 5)  # still in January 1970
-    assert [a.value for a in oracle.alarms(once, 1, rises, now)[0]] == [10, 10]
-    assert [a.value for a in oracle.alarms(again, 1, rises, now)[0]] == [10, 10, 10]
+    assert values(once, rises, now) == [10, 10]
+    assert values(again, rises, now) == [10, 10, 10]
     late = (day * 100, day * 101)
-    assert [a.value for a in oracle.alarms(again, 1, rises, late)[0]] == [10, 10], "a period that is over fires once"
+    assert values(again, rises, late) == [10, 10], "a period that is over fires once"
+
+
+def test_threshold_counts_what_was_there_but_fires_only_while_it_is_in_force() -> None:
+    metric = Metric("m", COUNT, thresholds=[Threshold("t", 2, False)])
+    events = [event(seq, seq, 1) for seq in range(1, 6)]
+    assert values(metric, events, (0, 5), since=4) == [4], "at the first event that it sees"
+    assert values(metric, events, (0, 5), until=2) == []
+
+
+def test_seats_carry_over_into_later_periods() -> None:
+    day = 86_400 * 10**9
+    metric = Metric("m", UNIQUE, recurring=True, thresholds=[Threshold("t", 2, False)])
+    events = [event(1, 1, 7, ADD), event(2, 40 * day, 8, ADD), event(3, 2, 9, ADD)]
+    found = alarms(metric, 1, events, [InForce(metric.thresholds[0], 0, 100)], (0, 5))
+    assert [(alarm.value, alarm.period_start) for alarm in found.certain] == [(2, 31 * day), (2, 0)]
+    assert found.fired == {0: ["t"], 31 * day: ["t"]}

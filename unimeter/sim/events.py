@@ -11,6 +11,7 @@ COUNT, SUM, MAX, LATEST, UNIQUE = range(5)
 AGGREGATION_NAMES = ("count", "sum", "max", "latest", "count-unique")
 FIXED, MONTH, DAY, WEEK = range(4)
 PERIOD_NAMES = ("fixed", "month", "day", "week")
+NO_SUCH_METRIC = "no_such_metric"  # never created; events of it are refused before they get a place in the log
 NONE, ADD, REMOVE = range(3)
 OPERATION_NAMES = ("none", "add", "remove")
 

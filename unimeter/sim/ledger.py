@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Any
 
-from unimeter.sim.events import OPERATION_NAMES, Account, Event, Ident, Metric, Stored
+from unimeter.sim.events import NO_SUCH_METRIC, OPERATION_NAMES, Account, Event, Ident, Metric, Stored
 from unimeter.sim.requests import ACKED, EventList, Ingest, Query, Request
 
 NEVER_NS = 1 << 62
@@ -92,7 +92,8 @@ def span(request: Ingest) -> tuple[int, int]:
     """The sequence numbers that an answered request took: (after, up to)."""
     if request.state != ACKED or request.result is None:
         return 0, 0
-    return request.result.last_offset - len(request.events), request.result.last_offset
+    logged = sum(event.ident.metric != NO_SUCH_METRIC for event in request.events)
+    return request.result.last_offset - logged, request.result.last_offset
 
 
 def stored(row: dict[str, Any]) -> Stored:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import process_time
 from typing import Any, TextIO
 
@@ -19,10 +19,9 @@ from unimeter.core.inputs import Input
 from unimeter.invariants import ALL
 from unimeter.kernels.api import Kernels
 from unimeter.sim import canaries
-from unimeter.sim.admin import Admin
 from unimeter.sim.auditor import Auditor
-from unimeter.sim.behaviours import PlainWriter, Reader, SessionWriter, V1Writer
-from unimeter.sim.client import AnyResponse, Behaviour, Client, Manners
+from unimeter.sim.cast import Cast, make_client
+from unimeter.sim.client import AnyResponse, Manners
 from unimeter.sim.clock import WallClock
 from unimeter.sim.disk import KILL
 from unimeter.sim.faults import Faults
@@ -35,9 +34,7 @@ from unimeter.sim.prng import Prng
 from unimeter.sim.requests import Request
 from unimeter.sim.scenario import Scenario
 from unimeter.sim.space import Space, make_metrics
-from unimeter.sim.subscriber import Subscriber
 from unimeter.sim.trace import Trace
-from unimeter.sim.vandal import Vandal
 from unimeter.sim.world import MS, SECOND, Livelock, World
 
 YEAR_2024_NS = 1_704_067_200 * SECOND
@@ -102,12 +99,9 @@ class Run:
         self.metrics = make_metrics(prng.stream("metrics"))
         self.space = Space(prng.stream("space"), wall_ns, self.metrics, scenario.space)
         self.faults = Faults(self.world, self.network, self.hosts, list(scenario.faults), prng.stream("faults"))
-        self.clients: list[Client | Vandal] = []
-        self.writers: list[Any] = []
-        self.subscribers: list[Subscriber] = []
-        self._make_clients(prng.stream("clients"))
+        self.cast = Cast(self, prng.stream("clients"))
         self._auditor = Auditor("auditor", self.space, prng.stream("auditor"), self.number, 0, ledger=self.ledger)
-        self._audit_client = self._client(self._auditor, prng.stream("audit"), AUDIT_MANNERS)
+        self._audit_client = make_client(self, self._auditor, prng.stream("audit"), AUDIT_MANNERS)
         self.invariants: list[Invariant] = [kind(self) for kind in ALL]
         self._hooks = {name: self._overriders(name) for name in HOOKS}
         canaries.plant(canary, self)
@@ -120,52 +114,6 @@ class Run:
     def number(self) -> int:
         self._numbers += 1
         return self._numbers
-
-    def _make_clients(self, prng: Prng) -> None:
-        counts = self.scenario.clients
-        common: dict[str, Any] = {"batch_events_max": counts.batch_events_max, "asynchronous": counts.asynchronous}
-
-        def args(name: str, budget: int) -> tuple[Any, ...]:
-            return name, self.space, prng.stream(name), self.number, budget
-
-        def now() -> int:
-            return self.world.now_ns
-
-        half = prng.below(len(self.metrics))
-        wanted: list[Behaviour] = [
-            Admin(*args("admin", 0), protocol=2, metrics=self.metrics[half:], changes=counts.changes, now=now),
-            Admin(*args("admin-v1", 0), protocol=1, metrics=self.metrics[:half], changes=0, now=now),
-        ]
-        wanted += [SessionWriter(*args(f"session{n}", counts.requests), **common) for n in range(counts.sessions)]
-        wanted += [PlainWriter(*args(f"plain{n}", counts.requests), **common) for n in range(counts.plain)]
-        wanted += [V1Writer(*args(f"v1-{n}", counts.requests), **common) for n in range(counts.v1)]
-        wanted += [Reader(*args(f"reader{n}", counts.requests), protocol=2) for n in range(counts.readers)]
-        wanted += [Reader(*args(f"reader-v1-{n}", counts.requests), protocol=1) for n in range(counts.readers_v1)]
-        self.writers = list(wanted)
-        one_by_one = replace(self.scenario.manners, window=1, duplicate=0.0)  # the last definition wins
-        self.clients += [
-            self._client(each, prng.stream(f"net{n}"), one_by_one if isinstance(each, Admin) else self.scenario.manners)
-            for n, each in enumerate(wanted)
-        ]
-        address = self.setup.config.advertise
-        for n in range(counts.vandals):
-            name = f"vandal{n}"
-            self.clients.append(
-                Vandal(
-                    name, 1 + (n + self.seed) % 2, address, self.world, self.network, self.kernels, prng.stream(name),
-                    self.space, 6, self.accepted,
-                )
-            )  # fmt: skip
-
-        for n in range(counts.subscribers):
-            name = f"subscriber{n}"
-            subscriber = Subscriber(name, address, self.world, self.network, self.kernels, prng.stream(name))
-            self.subscribers.append(subscriber)
-            self.ledger.pushed[name] = subscriber.told
-
-    def _client(self, behaviour: Any, prng: Prng, manners: Manners) -> Client:
-        address = self.setup.config.advertise
-        return Client(behaviour.name, address, self.world, self.network, self.kernels, prng, behaviour, self, manners)
 
     # ---- phases ----
 
@@ -195,23 +143,23 @@ class Run:
 
     def _failure(self, invariant: str, sentence: str, detail: str) -> Failure:
         return Failure(
-            invariant, sentence, detail, self.world.steps, self.world.now_ns, list(self.trace.tail), self.also_broken
+            invariant, sentence, detail, self.world.steps, self.world.now_ns, self.trace.tail(), self.also_broken
         )
 
     def _phases(self) -> None:
         self.host.boot()
-        for client in [*self.clients, *self.subscribers]:
+        for client in [*self.cast.clients, *self.cast.subscribers]:
             client.start()
         self.faults.start()
         self.world.run(self.scenario.chaos_ms * MS)
-        for writer in self.writers:
+        for writer in self.cast.behaviours:
             writer.hurry(self.scenario.clients.requests // 3)
         self._become_calm()
         self._audit(in_detail=True)
         self._restart()
         self._audit(in_detail=False)
         newest = len(self.ledger.alerts)
-        self._wait(lambda: all(subscriber.seen >= newest for subscriber in self.subscribers))
+        self._wait(lambda: all(subscriber.seen >= newest for subscriber in self.cast.subscribers))
         self._finish()
 
     def _finish(self) -> None:
@@ -235,7 +183,7 @@ class Run:
         for host in self.hosts:
             if not host.up:
                 self.faults.restart_later(host)
-        self._wait(lambda: all(client.finished for client in self.clients) and self._ready())
+        self._wait(lambda: all(client.finished for client in self.cast.clients) and self._ready())
         self.world.run(self.world.now_ns + QUIET_NS)  # what clients had given up may still be on its way
 
     def _restart(self) -> None:
@@ -277,7 +225,7 @@ class Run:
 
     def _wait(self, done: Callable[[], bool]) -> None:
         in_time = self.world.run(self.world.now_ns + self.scenario.calm_ms * MS, done)
-        waiting = [client.waiting_for() for client in [*self.clients, self._audit_client] if not client.finished]
+        waiting = [client.waiting_for() for client in [*self.cast.clients, self._audit_client] if not client.finished]
         self._each("calmed", in_time, waiting)
 
     # ---- those who look on ----

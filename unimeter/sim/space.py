@@ -18,6 +18,7 @@ from unimeter.sim.events import (
     LATEST,
     MAX,
     MONTH,
+    NO_SUCH_METRIC,
     NONE,
     REMOVE,
     SUM,
@@ -50,6 +51,7 @@ class SpaceSettings:
     again: float = 0.08  # events sent before, on purpose
     conflict: float = 0.03  # another event under a used id
     with_id: float = 0.4
+    unknown: float = 0.006  # events of a metric that does not exist
     dimension_values: int = 4
     members: int = 6
 
@@ -165,11 +167,18 @@ class Space:
             return []
         events: list[Event] = []
         for _ in range(size):
-            if events and self._prng.chance(self._settings.again / 2) and self._is_recognised(events[-1], v1):
+            if self._prng.chance(self._settings.unknown):
+                events.append(self._unknown(v1))
+            elif events and self._prng.chance(self._settings.again / 2) and self._is_recognised(events[-1], v1):
                 events.append(events[-1])  # twice in one request: v1 counts both, an id counts once
             else:
                 events.append(self._event(self._prng.choice(metrics), v1, ids))
         return events
+
+    def _unknown(self, v1: bool) -> Event:
+        """An event of a metric that does not exist."""
+        ident = Ident(self.account(v1), NO_SUCH_METRIC, 1, NONE, "", (("t", self.tag()),))
+        return Event(ident, self.instant())
 
     def _is_recognised(self, event: Event, v1: bool) -> bool:
         return bool(event.ident.id) or (v1 and event.timestamp_ns != 0)

@@ -7,7 +7,6 @@ kernels: a difference is itself a failure, because then a seed would no longer b
 
 from __future__ import annotations
 
-from collections import deque
 from hashlib import blake2b
 from typing import TextIO
 from zlib import crc32
@@ -16,24 +15,23 @@ TAIL_LINES = 40
 
 
 class Trace:
-    """Collects lines; keeps the last few for the failure report, all of them only when a sink is given."""
+    """Collects lines; writes them to a sink as well when one is given."""
 
     def __init__(self, sink: TextIO | None = None) -> None:
-        self._hash = blake2b(digest_size=16)
         self._sink = sink
-        self.lines = 0
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._lines: list[str] = []
 
     def note(self, now_ns: int, text: str) -> None:
-        line = f"{now_ns} {text}\n"
-        self._hash.update(line.encode())
-        self.lines += 1
-        self.tail.append(line)
+        self._lines.append(f"{now_ns} {text}")
         if self._sink is not None:
             self._sink.write(f"{now_ns / 1e6:14.6f} ms  {text}\n")
 
+    def tail(self) -> list[str]:
+        """The last few lines, for a failure report."""
+        return self._lines[-TAIL_LINES:]
+
     def digest(self) -> str:
-        return self._hash.hexdigest()
+        return blake2b("\n".join(self._lines).encode(), digest_size=16).hexdigest()
 
 
 def brief(data: bytes | bytearray | memoryview) -> str:

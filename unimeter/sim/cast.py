@@ -1,0 +1,72 @@
+"""Who takes part in a run: its clients, vandals and subscribers, made from the scenario's numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from unimeter.sim.admin import Admin
+from unimeter.sim.behaviours import Base, PlainWriter, Reader, SessionWriter, V1Writer
+from unimeter.sim.client import Client, Manners
+from unimeter.sim.prng import Prng
+from unimeter.sim.subscriber import Subscriber
+from unimeter.sim.vandal import Vandal
+
+if TYPE_CHECKING:
+    from unimeter.sim.runner import Run
+
+VANDAL_STRIKES = 6
+
+
+def make_client(run: Run, behaviour: Base, prng: Prng, manners: Manners) -> Client:
+    address = run.setup.config.advertise
+    return Client(behaviour.name, address, run.world, run.network, run.kernels, prng, behaviour, run, manners)
+
+
+class Cast:
+    def __init__(self, run: Run, prng: Prng) -> None:
+        self._run = run
+        self._prng = prng
+        self.behaviours = self._behaviours()
+        self.clients: list[Client | Vandal] = []
+        one_by_one = replace(run.scenario.manners, window=1, duplicate=0.0)  # of definitions, the last one wins
+        for number, each in enumerate(self.behaviours):
+            manners = one_by_one if isinstance(each, Admin) else run.scenario.manners
+            self.clients.append(make_client(run, each, prng.stream(f"net{number}"), manners))
+        self.clients += [self._vandal(number) for number in range(run.scenario.clients.vandals)]
+        self.subscribers = [self._subscriber(number) for number in range(run.scenario.clients.subscribers)]
+
+    def _behaviours(self) -> list[Base]:
+        run, counts = self._run, self._run.scenario.clients
+        half = self._prng.below(len(run.metrics))
+        writes: dict[str, Any] = {"batch_events_max": counts.batch_events_max, "asynchronous": counts.asynchronous}
+
+        def args(name: str) -> tuple[Any, ...]:
+            return name, run.space, self._prng.stream(name), run.number, counts.requests
+
+        def now() -> int:
+            return run.world.now_ns
+
+        return [
+            Admin(*args("admin"), protocol=2, metrics=run.metrics[half:], changes=counts.changes, now=now),
+            Admin(*args("admin-v1"), protocol=1, metrics=run.metrics[:half], changes=0, now=now),
+            *(SessionWriter(*args(f"session{n}"), **writes) for n in range(counts.sessions)),
+            *(PlainWriter(*args(f"plain{n}"), **writes) for n in range(counts.plain)),
+            *(V1Writer(*args(f"v1-{n}"), **writes) for n in range(counts.v1)),
+            *(Reader(*args(f"reader{n}"), protocol=2) for n in range(counts.readers)),
+            *(Reader(*args(f"reader-v1-{n}"), protocol=1) for n in range(counts.readers_v1)),
+        ]
+
+    def _vandal(self, number: int) -> Vandal:
+        run, name, protocol = self._run, f"vandal{number}", 1 + (number + self._run.seed) % 2
+        address, prng = run.setup.config.advertise, self._prng.stream(f"vandal{number}")
+        return Vandal(
+            name, protocol, address, run.world, run.network, run.kernels, prng, run.space, VANDAL_STRIKES, run.accepted
+        )
+
+    def _subscriber(self, number: int) -> Subscriber:
+        run, name = self._run, f"subscriber{number}"
+        address, prng = run.setup.config.advertise, self._prng.stream(name)
+        subscriber = Subscriber(name, address, run.world, run.network, run.kernels, prng)
+        run.ledger.pushed[name] = subscriber.told
+        return subscriber
