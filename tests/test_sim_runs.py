@@ -10,7 +10,7 @@ import pytest
 
 from unimeter import kernels
 from unimeter.invariants import ALL
-from unimeter.sim.canaries import CANARIES
+from unimeter.sim.canary_registry import CANARIES
 from unimeter.sim.runner import run_seed
 from unimeter.sim.scenario import BadScenario, load_all, parse
 from unimeter.sim.shrink import shrink

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unimeter import kernels
 from unimeter.sim import shrink as shrinking
-from unimeter.sim.canaries import CANARIES
+from unimeter.sim.canary_registry import CANARIES
 from unimeter.sim.fleet import FleetResult, jobs, run_fleet
 from unimeter.sim.report import print_failure, print_fleet, print_lists
 from unimeter.sim.runner import RunResult, run_seed

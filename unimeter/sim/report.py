@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from unimeter.invariants import ALL
-from unimeter.sim.canaries import CANARIES
+from unimeter.sim.canary_registry import CANARIES
 from unimeter.sim.faults import Faults
 from unimeter.sim.fleet import FleetResult
 from unimeter.sim.marks import ALL_MARKS
