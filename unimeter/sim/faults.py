@@ -146,7 +146,8 @@ class Faults:
             return self._next_verdict.pop(host.name, None)
 
         def misdirect(operation: Write) -> bool:
-            if self._misdirect_next and not host.disk.fragile and host.disk.newest:
+            # never the last write before a stop: nothing would follow it, and nobody could tell it from a torn tail
+            if self._misdirect_next and not host.disk.fragile and not host.stop_asked and host.disk.newest:
                 self._misdirect_next = False
                 return True
             return False
