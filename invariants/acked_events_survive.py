@@ -10,7 +10,6 @@ from __future__ import annotations
 from unimeter.sim.events import Ident
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
-from unimeter.sim.ledger import span
 from unimeter.sim.requests import ACKED, Ingest
 from unimeter.sim.world import SECOND
 
@@ -40,8 +39,10 @@ class Check(Invariant):
         for request in self.run.ledger.ingests:
             if request.state != ACKED or request.result is None or request.opens:
                 continue
-            if request.sync:
+            if request.sync and self.run.places.groups == 1:
                 self._sync(request, at, present)
+            elif request.sync:
+                self._all_there(request, present)
             elif self.run.scenario.roomy and not self._died_around(request):
                 self._all_there(request, present)
 
@@ -50,7 +51,7 @@ class Check(Invariant):
 
     def _sync(self, request: Ingest, at: dict[int, Ident], present: set[Ident]) -> None:
         assert request.result is not None
-        low, high = span(request)
+        low, high = self.run.ledger.span(request)
         idents = {event.ident for event in request.events}
         found = sum(at.get(seq) in idents for seq in range(low + 1, high + 1))
         if request.result.session_verdict in (0, 1):

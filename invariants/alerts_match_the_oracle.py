@@ -19,8 +19,11 @@ class Check(Invariant):
 
     def finished(self) -> None:
         ledger = self.run.ledger
-        numbers = [alert["number"] for alert in ledger.alerts]
-        self.check(numbers == list(range(1, len(numbers) + 1)), f"alert numbers have gaps or repeats: {numbers[:20]}")
+        for group in range(ledger.places.groups):
+            numbers = [alert["number"] for alert in ledger.alerts if alert.get("group", 0) == group]
+            self.check(
+                numbers == list(range(1, len(numbers) + 1)), f"group {group}: gaps or repeats in alerts: {numbers[:20]}"
+            )
         recorded = Counter(
             Alarm(a["metric"], str(a["account"]), a["threshold"], a["period_start"], a["value"]) for a in ledger.alerts
         )
@@ -28,18 +31,19 @@ class Check(Invariant):
         expected: dict[tuple[Account, int], Found] = {}
         for account, metric in series.keys:
             if metric.slots:
-                found = alarms(metric, account, series.of(account, metric), self._slots(metric), self.run.dates())
+                found = alarms(metric, account, series.of(account, metric), self._slots(metric, account), self.run.dates())
                 expected[account, id(metric)] = found
                 self._compare(account, metric, found, recorded)
         self._answers(expected)
 
-    def _slots(self, metric: Metric) -> list[InForce]:
+    def _slots(self, metric: Metric, account: Account) -> list[InForce]:
         ledger = self.run.ledger
+        group = ledger.places.group_of(account)
         return [
             InForce(
                 slot.threshold,
-                place_of(metric, slot.since_ns, ledger),
-                NEVER_NS if slot.until_ns is None else place_of(metric, slot.until_ns, ledger),
+                place_of(metric, slot.since_ns, ledger, group),
+                NEVER_NS if slot.until_ns is None else place_of(metric, slot.until_ns, ledger, group),
             )
             for slot in metric.slots
         ]

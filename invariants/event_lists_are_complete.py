@@ -4,7 +4,7 @@ what was known when it was asked for, and cut off only at its limit."""
 from __future__ import annotations
 
 from unimeter.sim.invariant import Invariant
-from unimeter.sim.ledger import stored
+from unimeter.sim.places import place
 from unimeter.sim.requests import ACKED
 
 
@@ -20,20 +20,21 @@ class Check(Invariant):
         for request in ledger.event_lists:
             if request.final or request.state != ACKED:
                 continue
+            after = place(ledger.places.group_of(request.account), request.after)
             wanted = [
                 event
                 for event in ledger.log
                 if event.ident.account == request.account
                 and request.since <= event.timestamp_ns <= request.until
-                and event.seq > request.after
+                and event.seq > after
                 and request.metric_code in (None, event.ident.metric)
             ]
-            found = [stored(row) for row in request.body["events"]]
-            place = (
+            found = [ledger.stored(row) for row in request.body["events"]]
+            what = (
                 f"{request.describe()} of {request.account!r} [{request.since}, {request.until}] limit {request.limit}"
             )
-            self.check(found == wanted[: len(found)], f"{place}: {found[:3]}... is not the log's {wanted[:3]}...")
-            if len(found) < min(request.limit, self.run.setup.config.events_list_max):
-                floor = order.floor(request.sent_ns)
+            self.check(found == wanted[: len(found)], f"{what}: {found[:3]}... is not the log's {wanted[:3]}...")
+            if len(found) < min(request.limit, self.run.config.events_list_max):
+                floor = order.floor(ledger.places.group_of(request.account), request.sent_ns)
                 missing = [event for event in wanted[len(found) :] if event.seq <= floor]
-                self.check(not missing, f"{place}: left out {missing[:3]}, known up to {floor}")
+                self.check(not missing, f"{what}: left out {missing[:3]}, known up to {floor}")

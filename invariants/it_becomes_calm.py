@@ -1,9 +1,9 @@
 """Liveness: once everything is healed, every client gets its answers, every process gets ready and every clean stop
-ends, within a bound of virtual time."""
+ends, within a bound of virtual time. In a cluster: every group has a leader, nobody counts on a replica that is gone, and
+leaders are spread evenly."""
 
 from __future__ import annotations
 
-from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
 
 
@@ -12,11 +12,7 @@ class Check(Invariant):
     canary = "loses_a_completion"
 
     def calmed(self, in_time: bool, waiting: list[str]) -> None:
-        nodes = [f"{host.name}: {_state(host)}" for host in self.run.hosts]
-        self.check(in_time, f"after {self.run.scenario.calm_ms} ms of calm still waiting: {waiting}; nodes: {nodes}")
-
-
-def _state(host: Host) -> str:
-    if host.node is None:
-        return "down"
-    return "ready" if host.node.ready else f"starting ({host.node.progress})"
+        self.check(
+            in_time,
+            f"after {self.run.scenario.calm_ms} ms of calm still waiting: {waiting}; nodes: {self.run.cluster.describe()}",
+        )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from unimeter.core.effects import Effect
 from unimeter.core.inputs import Input
+from unimeter.kernels.api import GroupState
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
 from unimeter.sim.requests import EventList, Query, Request
@@ -30,9 +31,10 @@ class Check(Invariant):
 
     def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
         self._steps += 1
-        group, config = host.node.groups[0], host.setup.config
-        if group.open.used_bytes > config.entry_bytes_max:
-            self.fail(f"the open entry has {group.open.used_bytes} bytes, entry_bytes_max is {config.entry_bytes_max}")
+        most = host.setup.config.entry_bytes_max
+        for group in host.node.groups:
+            if group.open.used_bytes > most:
+                self.fail(f"the open entry has {group.open.used_bytes} bytes, entry_bytes_max is {most}")
         if self._steps % EVERY_STEPS == 0:
             self._tables(host)
 
@@ -44,7 +46,10 @@ class Check(Invariant):
         self._tables(host)
 
     def _tables(self, host: Host) -> None:
-        state = host.node.groups[0].state
+        for group in host.node.groups:
+            self._table(group.state)
+
+    def _table(self, state: GroupState) -> None:
         limits = self.run.scenario.limits
         self.check(state.limits() == limits, f"the state's limits are {state.limits()}")
         for name, used, most in zip(REGIONS, state.region_counts(), limits.records_max, strict=True):
@@ -54,7 +59,7 @@ class Check(Invariant):
                 self.fail(f"table {name} has {used} records, its limit is {most}")
 
     def settled(self, request: Request) -> None:
-        config = self.run.setup.config
+        config = self.run.config
         if isinstance(request, Query) and request.rows:
             self.check(
                 len(request.rows) <= config.query_groups_max, f"{request.describe()} has {len(request.rows)} rows"

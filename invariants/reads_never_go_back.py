@@ -1,10 +1,10 @@
 """Two queries, the second sent after the first was answered: the second never reflects less of the log. Not even
-when the process died and came back between the two."""
+when the process died, or another node took the lead, between the two."""
 
 from __future__ import annotations
 
 from unimeter.sim.invariant import Invariant
-from unimeter.sim.requests import ACKED
+from unimeter.sim.requests import ACKED, Query
 
 
 class Check(Invariant):
@@ -14,7 +14,16 @@ class Check(Invariant):
     canary = "forgets_how_far_it_was"
 
     def finished(self) -> None:
-        answered = [q for q in self.run.ledger.queries if q.state == ACKED and q.index >= 0]
+        places = self.run.places
+        by_group: dict[int, list[Query]] = {}
+        for query in self.run.ledger.queries:
+            if query.state == ACKED and query.index >= 0:
+                by_group.setdefault(places.group_of(query.account), []).append(query)
+        for answered in by_group.values():
+            self._judge(answered)
+
+    def _judge(self, answered: list[Query]) -> None:
+        """Queries of one group."""
         answered.sort(key=lambda query: (query.answered_ns, query.number))
         by_sending = sorted(answered, key=lambda query: (query.sent_ns, query.number))
         seen, greatest, who = 0, -1, ""

@@ -3,6 +3,8 @@ when the query was sent (nor what an earlier query had shown), not after what wa
 
 from __future__ import annotations
 
+from functools import cache
+
 from unimeter.sim import oracle, periods
 from unimeter.sim.events import Stored
 from unimeter.sim.invariant import Invariant
@@ -18,17 +20,18 @@ class Check(Invariant):
         ledger = self.run.ledger
         order = ledger.order()
         series = Series(ledger, self.run.metrics)
-        since = {id(metric): added_at(metric, ledger) for metric in self.run.metrics}
+        since = cache(lambda metric_id, group: added_at(metrics[metric_id], ledger, group))
+        metrics = {id(metric): metric for metric in self.run.metrics}
         for query in ledger.queries:
             if query.final or query.state != ACKED:
                 continue
-            floor, ceiling = order.floor(query.sent_ns), order.ceiling(query.answered_ns)
+            group = ledger.places.group_of(query.account)
+            floor, ceiling = order.floor(group, query.sent_ns), order.ceiling(group, query.answered_ns)
             events = series.of(query.account, query.metric)
             difference = ""
             for start, end in self._spans(query):
-                question = oracle.Question(
-                    query.metric, start, end, query.filters, query.group_by, since[id(query.metric)]
-                )
+                added = since(id(query.metric), group)
+                question = oracle.Question(query.metric, start, end, query.filters, query.group_by, added)
                 difference = _compare(question, query, events, floor, ceiling)
                 if not difference:
                     break
@@ -44,7 +47,7 @@ class Check(Invariant):
         if query.start is not None and query.end is not None:
             return [(query.start, query.end)]
         metric = query.metric
-        dates = [date for host in self.run.hosts for date in host.wall.dates(query.sent_ns, query.answered_ns)]
+        dates = [date for host in self.run.cluster.hosts for date in host.wall.dates(query.sent_ns, query.answered_ns)]
         return sorted({periods.bounds(metric.period, metric.billing_day, date) for date in dates})
 
 

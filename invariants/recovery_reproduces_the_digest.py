@@ -18,30 +18,35 @@ class Check(Invariant):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self._digests: dict[int, int] = {}
-        self._full: dict[int, int] = {}
-        self._highest = 0
+        self._digests: dict[tuple[int, int], int] = {}  # (group, index): whichever node was there first
+        self._full: dict[tuple[int, int], int] = {}
+        self._highest: dict[tuple[str, int, int], int] = {}  # (host, its disk, group)
         self._lost: list[str] = []
 
-    def applied(self, host: Host, index: int, fresh: bool) -> None:
-        group = host.node.groups[0]
-        digest = group.state.meta().digest
+    def applied(self, host: Host, group: int, index: int, fresh: bool) -> None:
+        state = host.node.groups[group].state
+        digest = state.meta().digest
+        here, disk = (group, index), (host.name, host.wipes, group)
+        highest = self._highest.get(disk, 0)
         if fresh:
-            if not host.disk.image.tainted():  # otherwise rot_is_never_silent speaks
+            last = host.node.groups[group].raft.log.last_index
+            if host.sound:  # damage is the affair of rot_is_never_silent
                 self.evaluated += 1
-                if index < self._highest:  # said at the end: then it is known what was lost
-                    self._lost.append(f"recovered up to index {index}, but {self._highest} had been applied")
-            if index in self._digests:
+                if last < highest:  # said at the end: then it is known what was lost
+                    self._lost.append(f"{host.name} recovered up to index {last}, but {highest} had been applied")
+            if here in self._digests and not host.flipped:
                 self.check(
-                    self._digests[index] == digest,
-                    f"index {index}: recovered digest {digest:016x}, it had been {self._digests[index]:016x}",
+                    self._digests[here] == digest,
+                    f"group {group}, index {index}: recovered digest {digest:016x}, it had been {self._digests[here]:016x}",
                 )
-            if index in self._full:
+            if here in self._full and not host.flipped:
                 self.check(
-                    self._full[index] == group.state.digest(), f"index {index}: the full digest differs after recovery"
+                    self._full[here] == state.digest(),
+                    f"group {group}, index {index}: the full digest differs after recovery",
                 )
-        self._digests[index] = digest
-        self._highest = max(self._highest, index)
+        if not host.flipped:
+            self._digests[here] = digest
+        self._highest[disk] = max(highest, index)
 
     def finished(self) -> None:
         if self._lost:
@@ -49,7 +54,12 @@ class Check(Invariant):
 
     def about_to_restart(self, host: Host) -> None:
         """The last restart of a run: compare every byte of the state, not only the running digest."""
-        group = host.node.groups[0]
-        self._full[group.applied_index] = group.state.digest()
-        broken = group.state.check(group.catalog.compiled)
-        self.check(broken == 0, f"structural rule {broken} of the state is broken at index {group.applied_index}")
+        if host.node is None or not host.node.ready or host.flipped:
+            return
+        for number, group in enumerate(host.node.groups):
+            self._full[number, group.applied_index] = group.state.digest()
+            broken = group.state.check(group.catalog.compiled)
+            self.check(
+                broken == 0,
+                f"group {number}: structural rule {broken} of the state is broken at index {group.applied_index}",
+            )

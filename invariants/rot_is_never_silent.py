@@ -19,28 +19,30 @@ class Check(Invariant):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self._highest = 0
-        self._damaged_at_boot = False
+        self._highest: dict[tuple[str, int], int] = {}
+        self._damaged_at_boot: dict[str, bool] = {}
 
     def booted(self, host: Host) -> None:
-        self._damaged_at_boot = bool(host.disk.image.tainted())
+        self._damaged_at_boot[host.name] = bool(host.disk.image.tainted())
 
-    def applied(self, host: Host, index: int, fresh: bool) -> None:
-        if fresh and self._damaged_at_boot:
+    def applied(self, host: Host, group: int, index: int, fresh: bool) -> None:
+        highest = self._highest.get((host.name, group), 0)
+        if fresh and self._damaged_at_boot[host.name] and not self.run.cluster.replicated:
+            last = host.node.groups[group].raft.log.last_index
             self.check(
-                index >= self._highest,
-                f"started on damaged files {host.disk.image.tainted()} at index {index}, but {self._highest} had been applied",
+                last >= highest,
+                f"started on damaged files {host.disk.image.tainted()} at index {last}, but {highest} had been applied",
             )
-        self._highest = max(self._highest, index)
+        self._highest[host.name, group] = max(highest, index)
 
     def halted(self, host: Host, reason: str | None) -> None:
         damaged = host.disk.image.tainted()
         if reason is not None and damaged and "disk failed" not in reason and "disk is full" not in reason:
             self.check(
-                any(name in reason for name in damaged), f"the node stopped with {reason!r}; damaged are {damaged}"
+                any(name in reason for name in damaged) or "divergence" in reason, f"the node stopped with {reason!r}; damaged are {damaged}"
             )
 
     def settled(self, request: Request) -> None:
         if request.state == REFUSED and request.error == "internal":
-            met = any(host.disk.tainted_read_ns >= request.sent_ns for host in self.run.hosts)
+            met = any(host.disk.tainted_read_ns >= request.sent_ns for host in self.run.cluster.hosts)
             self.check(met, f"{request.describe()} was refused as internal, but no read had met damage")

@@ -11,12 +11,10 @@ class Check(Invariant):
     canary = "pushes_get_lost"
 
     def finished(self) -> None:
-        recorded = {alert["number"]: alert for alert in self.run.ledger.alerts}
+        recorded = {(alert.get("group", 0), alert["number"]): alert for alert in self.run.ledger.alerts}
         for name, pushed in self.run.ledger.pushed.items():
             for alert in pushed:
-                self.check(
-                    alert == recorded.get(alert["number"]),
-                    f"{name} was told {alert}, recorded is {recorded.get(alert['number'])}",
-                )
-            missing = sorted(set(recorded) - {alert["number"] for alert in pushed})
+                named = (alert.get("group", 0), alert["number"])
+                self.check(alert == recorded.get(named), f"{name} was told {alert}, recorded is {recorded.get(named)}")
+            missing = sorted(set(recorded) - {(alert.get("group", 0), alert["number"]) for alert in pushed})
             self.check(not missing, f"{name} was never told of alerts {missing[:10]}")

@@ -3,6 +3,8 @@ restart once more, equals what a dict makes of the event lists."""
 
 from __future__ import annotations
 
+from functools import cache
+
 from unimeter.sim import oracle
 from unimeter.sim.invariant import Invariant
 from unimeter.sim.ledger import Series, added_at
@@ -16,13 +18,15 @@ class Check(Invariant):
     def finished(self) -> None:
         ledger = self.run.ledger
         series = Series(ledger, self.run.metrics)
-        since = {id(metric): added_at(metric, ledger) for metric in self.run.metrics}
+        since = cache(lambda metric_id, group: added_at(metrics[metric_id], ledger, group))
+        metrics = {id(metric): metric for metric in self.run.metrics}
         for query in ledger.queries:
             if not query.final or query.state != ACKED:
                 continue
             assert query.start is not None and query.end is not None
             metric = query.metric
-            question = oracle.Question(metric, query.start, query.end, query.filters, query.group_by, since[id(metric)])
+            added = since(id(metric), ledger.places.group_of(query.account))
+            question = oracle.Question(metric, query.start, query.end, query.filters, query.group_by, added)
             found = oracle.answer(question, series.of(query.account, metric))
             difference = found.differs(query.rows)
             self.check(

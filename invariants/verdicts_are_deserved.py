@@ -8,7 +8,6 @@ from typing import Any
 
 from unimeter.sim.events import Event, Stored
 from unimeter.sim.invariant import Invariant
-from unimeter.sim.ledger import span
 from unimeter.sim.requests import ACKED, Ingest
 
 STORED, DUPLICATE, CONFLICT, UNKNOWN_METRIC, CARDINALITY, FULL = range(6)
@@ -42,7 +41,8 @@ class Check(Invariant):
 
     def _sources(self, request: Ingest, by_id: Mapping[Any, Stored], by_ident: Mapping[Any, list[Stored]]) -> int:
         """How many events of the request have an original outside of it, or earlier in it."""
-        low, high = span(request)
+        ledger = self.run.ledger
+        several = self.run.places.groups > 1  # then it is not known which places the request took
         seen: set[object] = set()
         sources = 0
         for event in request.events:
@@ -50,7 +50,9 @@ class Check(Invariant):
             originals = by_ident.get(event.ident, [])
             if event.ident.id:
                 originals = [by_id[key]] if key in by_id else []
-            outside = any(not low < original.seq <= high for original in originals)
+            outside = any(not ledger.took(request, original.seq) for original in originals) and not (
+                several and ledger.by_ident.get(event.ident) == [request] and len(originals) < 2
+            )
             sources += outside or (bool(event.ident.id) and key in seen)
             seen.add(key)
         return sources

@@ -28,12 +28,12 @@ class Shell:
 
     def __init__(self, capsys: pytest.CaptureFixture[str], address: str) -> None:
         self._capsys = capsys
-        self._address = address
+        self.address = address
         self.out = self.err = ""
 
     def __call__(self, *words: str) -> int:
         with pytest.raises(SystemExit) as ended:
-            cli.main([*words, "--server", self._address])
+            cli.main([*words, "--server", self.address])
         self.out, self.err = self._capsys.readouterr()
         return int(ended.value.code or 0)
 
@@ -143,11 +143,16 @@ def test_wrong_usage_is_2_and_no_server_is_4(capsys: pytest.CaptureFixture[str],
     assert ended.value.code == 4
     assert "connection refused" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
+        cli.main(["query", "1", "nope", "--server", f"127.0.0.1:{free_port()}, {run.address}"])
+    assert ended.value.code == 1, "the second of several servers is asked when the first cannot be reached"
+    with pytest.raises(SystemExit) as ended:
         cli.main(["frobnicate"])
     assert ended.value.code == 2
 
 
-@pytest.mark.parametrize("words", [[], ["metric"], ["metric", "create"], ["import"], ["query"], ["node"], ["demo"]])
+@pytest.mark.parametrize(
+    "words", [[], ["metric"], ["metric", "create"], ["import"], ["query"], ["node"], ["dev"], ["cluster"], ["demo"]]
+)
 def test_help_teaches_and_needs_nothing(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main([*words, "--help"])

@@ -24,6 +24,7 @@ from unimeter.client.protocol import (
     encode_request,
 )
 from unimeter.client.session import WINDOW, Backoff, Session
+from unimeter.client.topology import group_of, group_of_row
 from unimeter.client.values import I64_MAX, I64_MIN, Event
 from unimeter.errors import InvalidArgument, ProtocolError, ServerError
 from unimeter.kernels import load
@@ -86,6 +87,38 @@ def test_batches_hold_every_event_once_in_order_within_the_limits(
     assert place == len(events)
 
 
+@given(st.lists(EVENTS, max_size=40), st.integers(1, 10), st.integers(2, 8))
+def test_batches_of_several_groups_are_of_one_group_each_and_keep_the_place_of_every_event(
+    events: list[Event], events_max: int, groups: int
+) -> None:
+    batches = encode_events(events, events_max, 20_000, groups, lambda text: group_of(text, groups, KERNELS))
+    seen: dict[int, int] = {}
+    last_of_group: dict[int, int] = {}
+    for batch in batches:
+        at = 0
+        for index in range(batch.count):
+            place = batch.place(index)
+            event = events[place]
+            row = batch.rows[at : at + 32 + int.from_bytes(batch.rows[at + 30 : at + 32], "little")]
+            view = reference_rows.parse(row)
+            assert view is not None
+            assert view.value == event.value
+            assert group_of(view.key, groups, KERNELS) == group_of_row(row, groups, KERNELS) == batch.group
+            assert last_of_group.get(batch.group, -1) < place, "the order within a group is kept"
+            last_of_group[batch.group] = seen[place] = place
+            at += len(row)
+        assert at == len(batch.rows)
+    assert sorted(seen) == list(range(len(events)))
+
+
+def test_the_group_of_an_account_is_as_documented() -> None:
+    assert [group_of(account, 8, KERNELS) for account in (0, 7, 8, 255, 256, 2**64 - 1)] == [0, 7, 0, 7, 0, 7]
+    assert [group_of(account, 3, KERNELS) for account in (0, 2, 3, 255, 256, 258)] == [0, 2, 0, 0, 0, 2]
+    assert group_of(b"acme", 5, KERNELS) == KERNELS.hash64(b"acme") % 256 % 5
+    frame = encode_request(KERNELS, 2, 1, b"", group=2)
+    assert wire.V2_HEADER.unpack_from(frame)[wire.FIELDS["V2_HEADER"].index("group_hint")] == 3
+
+
 def test_a_request_is_a_frame_that_the_server_finds() -> None:
     frame = encode_request(KERNELS, 3, 77, b"body", flags=2, deadline_ms=9)
     found = KERNELS.frame_scan(frame, 1000)
@@ -134,7 +167,7 @@ LEAVES = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), T
 BODIES = st.dictionaries(
     st.sampled_from(
         ["rows", "events", "alerts", "metrics", "start", "end", "group", "index", "count", "sum", "code", "message",
-         "server", "node_id", "leaders", "features", "next", "min", "max", "last", "id", "thresholds", "dimensions"]
+         "server", "node_id", "leaders", "nodes", "epoch", "groups", "partitions", "features", "next", "min", "max", "last", "id", "thresholds", "dimensions"]
     ),
     st.recursive(LEAVES, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3))),
 )  # fmt: skip
@@ -146,6 +179,7 @@ def test_any_map_decodes_or_is_refused(body: dict[str, object]) -> None:
     decoded = decode_map(encode_map(body))
     for decoder in (
         decode.decode_hello,
+        decode.decode_topology,
         decode.decode_rows,
         decode.decode_events,
         decode.decode_alerts,

@@ -35,6 +35,11 @@ def structs_of_the_header() -> set[str]:
         "um_table",
         "um_state",
         "um_intake",
+        "um_splitter",
+        "um_spans",
+        "um_span",
+        "um_span_event",
+        "um_failure",
     }  # in memory only: never bytes of a log or an image
     return set(names) - pointers_inside - {"um_catalog"}  # the catalog is an array of um_metric, never packed whole
 

@@ -24,8 +24,10 @@ from tests.harness import Bench
 from tests.v1_client import Event, V1Client
 from unimeter import cli
 from unimeter.commands.bench_node import NodeFailed, NodeProcess, free_port
+from unimeter.commands.members import members_of
 from unimeter.commands.node import size_of
-from unimeter.io.real.admin import NODE_FIGURES
+from unimeter.config import Member
+from unimeter.io.real.admin import NODE_FIGURES, _group_families
 
 T0 = 1_700_000_000_000_000_000
 SMALL = ("--memory-max", "64MiB")
@@ -181,9 +183,27 @@ def test_taken_port_is_refused_and_names_the_option(node: NodeProcess, tmp_path:
         ("--no-such-option", "1"),
         ("--memory-max", "1MiB"),
         ("--advertise", "a-host-name-that-is-much-too-long-for-v1.example:7001"),
+        ("--id", "0"),
+        ("--id", "256"),
+        ("--groups", "65"),
+        ("--peer-listen", "127.0.0.1:0"),
+        ("--election-ms", "500"),
+        ("--election-ms", "500-400"),
+        ("--election-ms", "500-1000", "--heartbeat-ms", "400"),
+        ("--member", "1"),
+        ("--member", "1=127.0.0.1:7001"),
+        ("--member", "1=127.0.0.1:7001,nowhere"),
+        ("--member", "0=127.0.0.1:7001,127.0.0.1:7101"),
+        ("--member", "2=127.0.0.1:7001,127.0.0.1:7101"),
+        ("--member", "1=127.0.0.1:7001,127.0.0.1:7001"),
+        ("--member", "1=127.0.0.1:7001,127.0.0.1:0"),
+        ("--member", "1=0.0.0.0:7001,127.0.0.1:7101"),
+        ("--member", "1=name.invalid:7001,127.0.0.1:7101"),
+        ("--member", "1=[2001:db8:aaaa:bbbb::1]:7001,127.0.0.1:7101"),
+        ("--member", "1=127.0.0.1:7001,127.0.0.1:7101", "--member", "1=127.0.0.1:7002,127.0.0.1:7102"),
     ],
 )
-def test_wrong_usage_is_exit_2(tmp_path: Path, wrong: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_exit_2(tmp_path: Path, wrong: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     for round_ in range(2):  # twice: the first one must not have kept the directory
         with pytest.raises(SystemExit) as ended:
             cli.main(
@@ -256,6 +276,42 @@ def test_node_that_cannot_start_leaves_no_process_behind(tmp_path: Path) -> None
         NodeProcess(tmp_path / "data", *SMALL),
     ):
         raise AssertionError("it must not start")
+
+
+def test_members_are_sorted_and_told_to_clients_as_numbers() -> None:
+    own = "2=localhost:7002,localhost:7102"
+    assert members_of([own, "1=10.0.0.1:7001,peer.example:7101"], 2) == (
+        Member(1, "10.0.0.1:7001", "peer.example:7101"),
+        Member(2, "127.0.0.1:7002", "localhost:7102"),
+    )
+
+
+def test_taken_peer_port_is_refused_and_names_the_option(tmp_path: Path) -> None:
+    client = f"127.0.0.1:{free_port()}"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        peer = f"127.0.0.1:{taken.getsockname()[1]}"
+        refused = run_node(
+            *("--data-dir", str(tmp_path / "data"), "--admin", "off", *SMALL, "--member", f"1={client},{peer}")
+        )
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "--peer-listen" in refused.stderr
+
+
+def test_figures_of_groups_are_labelled_with_their_group() -> None:
+    rows = [
+        {"group": 0, "role": "leader", "leader": 2, "term": 3, "commit": 9, "applied": 8, "last": 10, "lag": {1: 4}},
+        {"group": 7, "role": "follower", "leader": 0, "term": 1, "commit": 5, "applied": 5, "last": 5},
+    ]
+    samples = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in _group_families(rows, 2)
+        for sample in family.samples
+    }
+    assert samples["unimeter_group_leader", "0"] == 1
+    assert samples["unimeter_group_leader", "7"] == samples["unimeter_group_leader_known", "7"] == 0
+    assert samples["unimeter_group_term", "0"] == 3
+    assert samples["unimeter_group_applied_index", "7"] == 5
+    assert samples["unimeter_group_peer_lag_entries", "0", "1"] == 4
 
 
 @pytest.mark.parametrize(

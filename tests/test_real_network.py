@@ -14,8 +14,9 @@ import uvloop
 
 from unimeter.config import KIB, MIB, NodeConfig
 from unimeter.io.real import network as real_network
+from unimeter.io.real.address import Address, bind
 from unimeter.io.real.clock import RealClock
-from unimeter.io.real.network import Address, RealNetwork, bind
+from unimeter.io.real.network import RealNetwork
 
 PATIENCE_SECONDS = 10
 
@@ -32,8 +33,13 @@ class Echo:
         self.ended: list[int] = []
         self.when_ended: Callable[[int], None] = network.close
 
-    def link_opened(self, link: int, peer: str) -> None:
+    def link_opened(self, link: int, peer: str, inner: bool = False, dialled: int = 0) -> None:
+        assert not inner
+        assert not dialled
         self.opened.append((link, peer))
+
+    def dial_failed(self, ref: int) -> None:
+        raise AssertionError(ref)
 
     def bytes_arrived(self, link: int, data: bytes) -> None:
         self.arrived.append((link, data))

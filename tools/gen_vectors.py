@@ -237,10 +237,14 @@ def v2_requests() -> list[Vector]:
     described = [dict(event._asdict(), properties=dict(event.properties)) for event in events]
     session = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
 
-    def batch(name: str, note: str, flags: int, items: list[V2Event], shown: list[Any], **head: Any) -> Vector:
+    def batch(
+        name: str, note: str, flags: int, items: list[V2Event], shown: list[Any], group_hint: int = 0, **head: Any
+    ) -> Vector:
         payload = v2_ingest_payload(codes if items else [], items, **head)
-        frame = v2_frame(K, p.V2_TYPE_INGEST, payload, 5, flags)
+        frame = v2_frame(K, p.V2_TYPE_INGEST, payload, 5, flags, group_hint=group_hint)
         meaning = {"session": [0, 0], "number": 0, "settled_below": 0, "batch_flags": 0} | head
+        if group_hint:
+            meaning["group_hint"] = group_hint
         dictionary = codes if items else []
         return vector(
             name, note, frame, type=2, flags=flags, request_id=5, **meaning, dictionary=dictionary, events=shown
@@ -264,6 +268,16 @@ def v2_requests() -> list[Vector]:
             0,
             [],
             [],
+            session=session,
+            batch_flags=p.V2_BATCH_FLAG_OPEN_SESSION,
+        ),
+        batch(
+            "open_session_in_group",
+            "the group hint is 3: the session is opened in group 2 only",
+            0,
+            [],
+            [],
+            3,
             session=session,
             batch_flags=p.V2_BATCH_FLAG_OPEN_SESSION,
         ),
@@ -294,6 +308,10 @@ def v2_requests() -> list[Vector]:
         ("events_list", p.V2_TYPE_EVENTS_LIST, {"account": 42, "since": 0, "until": NOON, "after": 7, "limit": 100}),
         ("alerts_list", p.V2_TYPE_ALERTS_LIST, {"since": 0, "limit": 10}),
         ("alerts_subscribe", p.V2_TYPE_ALERTS_SUBSCRIBE, {"since": 3}),
+        ("alerts_list_of_a_group", p.V2_TYPE_ALERTS_LIST, {"group": 2, "since": 7, "limit": 10}),
+        ("alerts_subscribe_groups", p.V2_TYPE_ALERTS_SUBSCRIBE, {"cursors": [3, 0, 12], "groups": [0, 2]}),
+        ("topology", p.V2_TYPE_TOPOLOGY, {"subscribe": True}),
+        ("cluster", p.V2_TYPE_CLUSTER, {"op": "transfer", "group": 2, "to": 3}),
         ("status", p.V2_TYPE_STATUS, {}),
     ]  # fmt: skip
     for name, type, body in bodies:
@@ -311,7 +329,11 @@ def v2_responses() -> list[Vector]:
     row = {"dimensions": {"region": "eu"}, "count": 2, "sum": str(2**70), "min": -5, "max": 9, "last": 9,
            "last_timestamp": NOON, "unique": None, "alerts": ["soft"]}  # fmt: skip
     usage = {"start": NOON, "end": NOON + DAY, "group": 0, "index": 12, "linearizable": True, "rows": [row]}
-    alert = {"number": 1, "account": "acme", "metric": "tokens", "threshold": "soft", "value": 1001,
+    topology = {"epoch": 9, "groups": 3, "partitions": 256, "leaders": ["10.0.0.7:7001", "", "10.0.0.8:7001"],
+                "nodes": [{"id": 1, "address": "10.0.0.7:7001"}, {"id": 2, "address": "10.0.0.8:7001"}]}  # fmt: skip
+    hello = {"server": "unimeter/0.1.0", "node_id": 1, "cluster": "0123456789abcdef", **topology, "features": ["sessions"],
+             "batch_events_max": 65536, "frame_bytes_max": 8388608, "session_window": 64}  # fmt: skip
+    alert = {"number": 1, "group": 2, "account": "acme", "metric": "tokens", "threshold": "soft", "value": 1001,
              "triggered_at": NOON, "period_start": NOON - DAY}  # fmt: skip
 
     def answer(name: str, note: str, type: int, status: int, request_id: int, body: dict[str, Any]) -> Vector:
@@ -330,7 +352,25 @@ def v2_responses() -> list[Vector]:
             exceptions=exceptions,
         ),
         answer("error", "", p.V2_TYPE_QUERY, p.V2_STATUS_ERROR, 6, error),
-        answer("redirect", "", p.V2_TYPE_INGEST, p.V2_STATUS_REDIRECT, 6, {"address": "10.0.0.7:7001"}),
+        answer(
+            "redirect",
+            "that node leads the group",
+            p.V2_TYPE_INGEST,
+            p.V2_STATUS_REDIRECT,
+            6,
+            {"address": "10.0.0.7:7001", "group": 2},
+        ),
+        answer(
+            "no_leader",
+            "send the same again shortly, and ask who leads meanwhile",
+            p.V2_TYPE_QUERY,
+            p.V2_STATUS_BACKPRESSURE,
+            6,
+            {"code": "no_leader", "message": "group 1 has no leader now", "fix": "send the same again shortly"},
+        ),
+        answer("hello", "group 1 has no leader now", p.V2_TYPE_HELLO, p.V2_STATUS_OK, 6, hello),
+        answer("topology", "", p.V2_TYPE_TOPOLOGY, p.V2_STATUS_OK, 6, topology),
+        answer("topology_push", "request id 0", p.V2_TYPE_TOPOLOGY_PUSH, p.V2_STATUS_OK, 0, topology),
         answer(
             "backpressure",
             "send the same again later",

@@ -106,10 +106,11 @@ def v2_frame(
     flags: int = 0,
     status: int = 0,
     deadline_ms: int = 0,
+    group_hint: int = 0,
 ) -> bytes:
     crc = kernels.crc32c(payload)
     head = p.V2_HEADER.pack(
-        p.V2_MAGIC, p.V2_VERSION, type, status, flags, len(payload), request_id, deadline_ms, 0, crc, 0
+        p.V2_MAGIC, p.V2_VERSION, type, status, flags, len(payload), request_id, deadline_ms, group_hint, crc, 0
     )
     head = head[:-4]
     return head + kernels.crc32c(head).to_bytes(4, "little") + payload

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from unimeter.client.results import UsageRow as UsageRow
     from unimeter.client.results import Value as Value
     from unimeter.client.results import Verdict as Verdict
+    from unimeter.client.topology import NodeAddress as NodeAddress
+    from unimeter.client.topology import Topology as Topology
     from unimeter.client.values import AggType as AggType
     from unimeter.client.values import Event as Event
     from unimeter.client.values import MetricSchema as MetricSchema
@@ -48,14 +50,15 @@ _HOMES = {
     "unimeter.client.results": (
         "Alert", "IngestResult", "Metric", "Refusal", "StoredEvent", "Usage", "UsageRow", "Value", "Verdict",
     ),
+    "unimeter.client.topology": ("NodeAddress", "Topology"),
     "unimeter.client.values": (
         "AggType", "Event", "MetricSchema", "Period", "PeriodType", "Threshold", "scale", "unscale",
     ),
     "unimeter.errors": (
         "BadRequest", "ClientClosed", "ConnectionFailed", "DiskFull", "EventsRefused", "IngestError",
-        "IngestIncomplete", "InternalError", "InvalidArgument", "MetricConflict", "Overloaded", "ProtocolError",
-        "RequestTimeout", "ServerError", "SessionLost", "Starting", "TooLarge", "Unavailable", "UnimeterError",
-        "UnknownDimension", "UnknownMetric", "Unsupported",
+        "IngestIncomplete", "InternalError", "InvalidArgument", "LeaderChanged", "MetricConflict", "NoLeader",
+        "NotMember", "OutcomeUnknown", "Overloaded", "ProtocolError", "RequestTimeout", "ServerError", "SessionLost",
+        "Starting", "TooLarge", "Unavailable", "UnimeterError", "UnknownDimension", "UnknownMetric", "Unsupported",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -15,9 +15,11 @@ import typer
 
 COMMANDS = {
     "node": ("unimeter.commands.node", "Run a node: the server."),
+    "dev": ("unimeter.commands.dev", "Run a cluster of several nodes on this machine, to develop against."),
     "metric": ("unimeter.commands.metric", "Create, list and delete metrics."),
     "import": ("unimeter.commands.importer", "Import events from a CSV or NDJSON file; running it again is harmless."),
     "query": ("unimeter.commands.query", "Ask for an account's totals."),
+    "cluster": ("unimeter.commands.cluster", "See and change a running cluster: status, add, remove, drain, transfer."),
     "inspect": ("unimeter.commands.inspect", "Show and verify what is in a data directory."),
     "sim": ("unimeter.commands.sim", "Run the simulator: the real node in a hostile, reproducible world."),
     "bench": ("unimeter.commands.bench", "Measure this node on this machine."),
@@ -26,8 +28,9 @@ COMMANDS = {
 
 HELP = """Unimeter records usage events durably, counts each exactly once, and answers billing questions.
 
-Start a node with `unimeter node --data-dir DIR`, make a metric with `unimeter metric create`, send events with the
-Python SDK or `unimeter import`, and ask with `unimeter query`. Every command explains itself: `unimeter COMMAND --help`.
+Start a node with `unimeter node --data-dir DIR`, or three of them on this machine with `unimeter dev`; make a metric
+with `unimeter metric create`, send events with the Python SDK or `unimeter import`, and ask with `unimeter query`. Every
+command explains itself: `unimeter COMMAND --help`.
 
 Exit codes: 0 done; 1 the server, a file's content or a check said no; 2 wrong usage; 4 no server could be reached."""
 

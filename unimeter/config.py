@@ -15,21 +15,51 @@ MIB = 1024 * KIB
 GIB = 1024 * MIB
 SECOND_NS = 1_000_000_000
 DAY_NS = 86_400 * SECOND_NS
+MS_NS = 1_000_000
 
 BLOCK_BYTES = 4096  # unit of every disk offset and length (O_DIRECT)
 PARTITIONS = 256
+GROUPS_MAX = 64
+GROUPS_DEFAULT = 8  # of a new cluster with several nodes; a cluster of one has 1
+FOUNDERS = (1, 3, 5)  # how many nodes a cluster can start with; more can be added later
 MEMORY_BYTES_MIN = 64 * MIB
 MEMORY_BYTES_DEFAULT = 4 * GIB
+GROUPS_DEFAULT = 8  # of a new cluster of several nodes
 DEFAULT_PORT = 7001
 DEFAULT_ADMIN_PORT = 9090
+
+
+@dataclass(frozen=True)
+class Member:
+    """A node as the command line names it: ID=CLIENT_ADDRESS,PEER_ADDRESS."""
+
+    node_id: int
+    client_address: str  # host:port, at most 23 bytes (v1 partition map)
+    peer_address: str
 
 
 @dataclass(frozen=True)
 class NodeConfig:
     node_id: int = 1
     advertise: str = "127.0.0.1:7001"  # the address clients are told, at most 23 bytes (v1 partition map)
-    group_count: int = 1
+    members: tuple[Member, ...] = ()  # the nodes to start with, this one included; empty: a cluster of one
+    group_count: int = 1  # of a new cluster; an existing one keeps its own
+    replicas: int = 0  # of each group in a new cluster; 0: as many as there are members
     memory_max_bytes: int = MEMORY_BYTES_DEFAULT
+
+    # replication; times are monotonic
+    election_min_ns: int = 500 * MS_NS  # a leader that says nothing for so long is missed ...
+    election_max_ns: int = 1000 * MS_NS  # ... at the latest after so long
+    heartbeat_ns: int = 100 * MS_NS
+    dial_again_ns: int = 200 * MS_NS  # between two tries to reach a peer
+    gossip_ns: int = 200 * MS_NS  # how often a node tells its peers what it leads
+    append_bytes_max: int = 1 * MIB  # entries in one message to a follower; one entry at least
+    inflight_bytes_max: int = 16 * MIB  # entries on their way to one follower
+    inflight_messages_max: int = 256
+    log_mark_bytes: int = 4 * MIB  # granularity of the index by which a follower's missing entries are found
+    log_cache_bytes: int = 32 * MIB  # of each group's newest entries, for followers that are a little behind
+    peer_frame_bytes_max: int = 24 * MIB
+    bundles_waiting_max: int = 64  # forwarded parts without an answer, per group
 
     frame_bytes_max: int = 8 * MIB  # one request's payload
     batch_events_max: int = 65_536  # events in one ingest request
@@ -73,6 +103,22 @@ class NodeConfig:
         ):
             if getattr(self, name) % BLOCK_BYTES:
                 raise ValueError(f"{name} must be a multiple of {BLOCK_BYTES} bytes")
+        if not 1 <= self.group_count <= GROUPS_MAX:
+            raise ValueError(f"group_count must lie between 1 and {GROUPS_MAX}")
+        ids = [member.node_id for member in self.members]
+        if len(dict.fromkeys(ids)) != len(ids) or not all(1 <= number <= 255 for number in ids):
+            raise ValueError("every member has a number of its own, between 1 and 255")
+        for member in self.members:
+            if len(member.client_address.encode()) > 23:
+                raise ValueError(
+                    f"{member.client_address}: at most 23 bytes: an ip:port as the v1 partition map carries it"
+                )
+        if not 0 < self.heartbeat_ns * 2 < self.election_min_ns < self.election_max_ns:
+            raise ValueError(
+                "heartbeat_ns must be less than half of election_min_ns, and that less than election_max_ns"
+            )
+        if self.peer_frame_bytes_max < self.entry_bytes_max + self.append_bytes_max + 64 * KIB:
+            raise ValueError("peer_frame_bytes_max must exceed entry_bytes_max and append_bytes_max together by 64 KiB")
         if len(self.advertise.encode()) > 23:
             raise ValueError("advertise must be at most 23 bytes: an ip:port as the v1 partition map carries it")
         if self.memory_max_bytes < MEMORY_BYTES_MIN:

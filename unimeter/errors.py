@@ -18,10 +18,14 @@
         ├── TooLarge                           too_large
         ├── Unsupported                        unsupported
         ├── InternalError                      internal
+        ├── OutcomeUnknown                     outcome_unknown
+        ├── NotMember                          not_member
         └── Unavailable                        try again later (the clients do, until their timeout)
             ├── Overloaded                     overloaded
             ├── DiskFull                       disk_full
-            └── Starting                       starting
+            ├── Starting                       starting
+            ├── NoLeader                       no_leader
+            └── LeaderChanged                  leader_changed
 
 A duplicate is not an error: it is counted in the result.
 """
@@ -135,6 +139,19 @@ class InternalError(ServerError):
     code = "internal"
 
 
+class OutcomeUnknown(ServerError):
+    """The answer of the group's leader is missing: events may be stored, or may not. Batches of the SDK are numbered and
+    are simply sent again, so that none of them ends like this."""
+
+    code = "outcome_unknown"
+
+
+class NotMember(ServerError):
+    """The node that is named, or was asked, does not belong to the cluster."""
+
+    code = "not_member"
+
+
 class Unavailable(ServerError):
     """Nothing is wrong with the request; it may be repeated later."""
 
@@ -153,11 +170,24 @@ class Starting(Unavailable):
     code = "starting"
 
 
+class NoLeader(Unavailable):
+    """The group has no leader now: an election is running, or too few of its nodes can reach each other."""
+
+    code = "no_leader"
+
+
+class LeaderChanged(Unavailable):
+    """The group's leader changed before the request was committed. It may or may not be done; a numbered batch, or a
+    change of a metric, is simply sent again."""
+
+    code = "leader_changed"
+
+
 _BY_CODE: dict[str, type[ServerError]] = {
     kind.code: kind
     for kind in (
         BadRequest, UnknownMetric, MetricConflict, UnknownDimension, TooLarge, Unsupported, InternalError,
-        Overloaded, DiskFull, Starting,
+        OutcomeUnknown, NotMember, Overloaded, DiskFull, Starting, NoLeader, LeaderChanged,
     )
 }  # fmt: skip
 

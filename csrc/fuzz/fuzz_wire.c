@@ -3,9 +3,10 @@
  * The first input byte says whether v2 checksums are repaired before the scan (else nearly every mutation of a v2
  * frame would end at the checksum). What must hold, whatever the bytes: consumed and offsets lie inside; the entry
  * that intake made verifies; apply takes it and the state keeps its structural rules; every request is answered by
- * exactly one well-formed response.
+ * exactly one well-formed response. The same frames also go through a splitter of three groups, whose open entries then
+ * end in ways that the input chooses: no span may stay, and whatever is answered at all is answered once.
  */
-#include "../tests/wire_fixture.h"
+#include "../tests/split_fixture.h"
 #include <stddef.h>
 
 #define INPUT_BYTES_MAX 8192
@@ -55,7 +56,7 @@ static void check_answers(const um_arena *list, const um_summary *summaries, con
     um_arena arena = {out, sizeof out, 0};
     uint32_t run_count, count = (uint32_t)(list->used / sizeof(um_request));
     const um_request *requests = (const um_request *)(const void *)list->base;
-    uint32_t done = um_replies(requests, 0, count, (const uint32_t *)(const void *)intake.notes.base, summaries, verdicts, &arena, runs,
+    uint32_t done = um_replies(requests, 0, count, (const uint32_t *)(const void *)intake.notes.base, summaries, verdicts, NULL, &arena, runs,
                                4096, &run_count);
     assert(done == count);
     uint64_t at = 0;
@@ -86,6 +87,29 @@ static void apply_taken(void) {
     next_seq += intake.row_count;
     check_answers(&intake.waiting, summaries, verdicts);
     free(entry);
+}
+
+/* How the groups end is read from the first byte: bit 1 one is not taken here, bits 2..7 two for each group. */
+static void split(const uint8_t *bytes, uint64_t len, const um_frame *frames, uint32_t count, uint8_t how) {
+    static split_node node;
+    uint64_t taken = 0, whole = 1;
+    if (node.intakes[0].rows.base == NULL) split_new(&node, INPUT_BYTES_MAX, 4 * INPUT_BYTES_MAX, 4096, INPUT_BYTES_MAX);
+    node.local[how % GROUPS] = how & 2 ? how >> 6 : 1;
+    node.answers = 0;
+    for (uint32_t next = 0, at = 0; at < count; at = next) {
+        uint32_t stop = um_split_frames(bytes, len, frames, at, count, catalog, at, &node.splitter, node.pointers, node.local, &next);
+        taken += next - at;
+        if (stop == UM_STOP_MALFORMED) break;
+        if (stop != UM_STOP_END) next++;
+    }
+    for (uint32_t group = 0; group < GROUPS; group++) {
+        int end = (how >> (2 + 2 * group)) & 3;
+        if (end > END_FORGOTTEN) end = END_ANSWERED;
+        whole &= end != END_FORGOTTEN;
+        end_group(&node, group, end, (uint32_t)(how + len % 97));
+    }
+    node.local[how % GROUPS] = 1;
+    assert(node.splitter.spans.open == 0 && (whole ? node.answers == taken : node.answers <= taken));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -119,6 +143,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     check_answers(&intake.immediate, NULL, NULL);
     apply_taken();
+    split(bytes, len, frames, scan.count, data[0]);
     free(base);
     return 0;
 }
@@ -166,7 +191,7 @@ uint64_t example(uint64_t number, uint8_t *out);
 uint64_t example(uint64_t number, uint8_t *out) {
     static pen p;
     p.used = 0;
-    write_u8(&p, number & 3 ? 1 : 0);
+    write_u8(&p, (number & 3 ? 1 : 0) | (number >> 12 & 0xFE));
     for (uint64_t n = 0; n < 1 + number % 4; n++) {
         if ((number >> (2 + n)) & 1) example_v1(&p, number >> 3);
         else example_v2(&p, number >> 3);

@@ -37,12 +37,14 @@ static int um__list_row(void *context, const um__log_row *row) {
 }
 
 uint64_t um_events_scan(const um_state *state, const uint8_t *spec, uint64_t spec_len, uint32_t group, const uint8_t *records, uint64_t len,
-                        uint64_t limit, um_arena *out) {
+                        uint64_t limit, uint64_t first_row, uint64_t end_row, um_arena *out) {
     um__listing list = {.st = state, .out = out, .limit = limit};
     if (spec_len < sizeof list.spec) return 0;
     memcpy(&list.spec, spec, sizeof list.spec);
     if (list.spec.text_len > spec_len - sizeof list.spec || list.spec.after_seq == UINT64_MAX) return 0;
     list.text = spec + sizeof list.spec;
-    um__log_rows(records, len, group, list.spec.after_seq + 1, list.spec.end_seq, um__list_row, &list);
+    const uint64_t first = list.spec.after_seq + 1 > first_row ? list.spec.after_seq + 1 : first_row;
+    const uint64_t end = list.spec.end_seq < end_row ? list.spec.end_seq : end_row;
+    um__log_rows(records, len, group, first, end, um__list_row, &list);
     return list.found;
 }

@@ -57,6 +57,8 @@ static int scan_v2(const uint8_t *p, uint64_t len, uint32_t payload_max, um_fram
     frame->flags = p[UM_V2_HEADER_FLAGS_AT];
     frame->status = p[UM_V2_HEADER_STATUS_AT];
     frame->deadline_ms = um__load32(p + UM_V2_HEADER_DEADLINE_MS_AT);
+    uint32_t hint = um__load32(p + UM_V2_HEADER_GROUP_HINT_AT);
+    frame->partition = hint < UINT16_MAX ? (uint16_t)hint : UINT16_MAX;
     return WHOLE;
 }
 

@@ -13,20 +13,36 @@
  */
 #include "um__wire.h"
 
-static int is_ingest(const um_frame *frame) {
-    if (frame->protocol == 1) return frame->type == UM_V1_TYPE_INGEST_ASYNC || frame->type == UM_V1_TYPE_INGEST_SYNC;
-    return frame->protocol == 2 && frame->type == UM_V2_TYPE_INGEST;
-}
-
-static uint64_t room(const um_arena *arena) { return arena->reserved - arena->used; }
-
 static int has_room(const um_intake *intake, const um_frame *frame) {
-    return room(&intake->rows) >= sizeof(um_batch) + (uint64_t)frame->payload_len &&
-           room(&intake->notes) >= (uint64_t)intake->batch_events_max * 8 &&
-           room(&intake->waiting) >= sizeof(um_request) && room(&intake->immediate) >= sizeof(um_request);
+    return um__left(&intake->rows) >= sizeof(um_batch) + (uint64_t)frame->payload_len &&
+           um__left(&intake->notes) >= (uint64_t)intake->batch_events_max * 8 &&
+           um__left(&intake->waiting) >= sizeof(um_request) && um__left(&intake->immediate) >= sizeof(um_request);
 }
 
-static void keep(um_intake *intake, um_request *request, const um__taken *taken) {
+void um__read_frame(um__intake_call *call, const uint8_t *data, uint64_t len, const um_frame *frame, uint8_t *rows, uint32_t *notes,
+                    um__taken *taken) {
+    memset(taken, 0, sizeof *taken);
+    taken->at_event = UM_NONE;
+    taken->sync = frame->protocol == 1 ? frame->type == UM_V1_TYPE_INGEST_SYNC : !(frame->flags & UM_V2_FLAG_INGEST_ASYNC);
+    if (frame->payload_off > len || frame->payload_len > len - frame->payload_off) taken->status = UM_REQ_MALFORMED;
+    else if (frame->protocol == 1) um__take_v1(call, data + frame->payload_off, frame->payload_len, rows, notes, taken);
+    else um__take_v2(call, data + frame->payload_off, frame->payload_len, rows, notes, taken);
+}
+
+void um__describe(const um_frame *frame, const um__taken *taken, uint32_t link, uint32_t stamped, um_request *request) {
+    memset(request, 0, sizeof *request);
+    request->link = link;
+    request->request_id = frame->request_id;
+    request->flags = (taken->sync ? UM_REQ_SYNC : 0) | (frame->protocol == 2 ? UM_REQ_V2 : 0) |
+                     (frame->protocol == 2 && (frame->flags & UM_V2_FLAG_INGEST_VERDICTS) ? UM_REQ_WANTS_VERDICTS : 0) |
+                     (stamped ? UM_REQ_STAMPED : 0);
+    request->status = taken->status;
+    request->events = taken->events;
+    request->batch = UM_NONE;
+    if (taken->status != UM_REQ_OK) request->row_base = taken->at_event;
+}
+
+void um__keep(um_intake *intake, um_request *request, const um__taken *taken) {
     request->notes_off = (uint32_t)(intake->notes.used / 4);
     request->notes_count = taken->unknown;
     request->unknown = taken->unknown;
@@ -44,46 +60,29 @@ static void keep(um_intake *intake, um_request *request, const um__taken *taken)
     intake->row_count += taken->row_count;
 }
 
-static void take(um__intake_call *call, const uint8_t *data, uint64_t len, const um_frame *frame, um_request *request) {
-    um_intake *intake = call->intake;
-    um__taken taken;
-    memset(&taken, 0, sizeof taken);
-    taken.at_event = UM_NONE;
-    taken.sync = frame->protocol == 1 ? frame->type == UM_V1_TYPE_INGEST_SYNC : !(frame->flags & UM_V2_FLAG_INGEST_ASYNC);
-    uint8_t *rows = intake->rows.base + intake->rows.used + sizeof(um_batch);
-    uint32_t *notes = (uint32_t *)(void *)(intake->notes.base + intake->notes.used);
-
-    if (frame->payload_off > len || frame->payload_len > len - frame->payload_off) taken.status = UM_REQ_MALFORMED;
-    else if (frame->protocol == 1) um__take_v1(call, data + frame->payload_off, frame->payload_len, rows, notes, &taken);
-    else um__take_v2(call, data + frame->payload_off, frame->payload_len, rows, notes, &taken);
-
-    request->request_id = frame->request_id;
-    request->flags = (taken.sync ? UM_REQ_SYNC : 0) | (frame->protocol == 2 ? UM_REQ_V2 : 0) |
-                     (frame->protocol == 2 && (frame->flags & UM_V2_FLAG_INGEST_VERDICTS) ? UM_REQ_WANTS_VERDICTS : 0);
-    request->status = taken.status;
-    request->events = taken.events;
-    request->batch = UM_NONE;
-    if (taken.status == UM_REQ_OK) keep(intake, request, &taken);
-    else request->row_base = taken.at_event;
+void um__list(um_intake *intake, const um_request *request) {
+    um_arena *list = (request->flags & UM_REQ_SYNC) && request->batch != UM_NONE ? &intake->waiting : &intake->immediate;
+    memcpy(list->base + list->used, request, sizeof *request);
+    list->used += sizeof *request;
 }
 
 uint32_t um_intake_frames(const uint8_t *data, uint64_t len, const um_frame *frames, uint32_t first, uint32_t count,
                           const um_catalog *catalog, uint32_t link, um_intake *intake, uint32_t *next) {
     um__intake_call call;
     call.catalog = catalog;
-    call.intake = intake;
+    call.batch_events_max = intake->batch_events_max;
     memset(&call.codes, 0, sizeof call.codes);
     uint32_t stop = UM_STOP_END, at = first;
     for (; at < count; at++) {
-        if (!is_ingest(&frames[at])) { stop = UM_STOP_CONTROL; break; }
+        if (!um__is_ingest(&frames[at])) { stop = UM_STOP_CONTROL; break; }
         if (!has_room(intake, &frames[at])) { stop = UM_STOP_FULL; break; }
+        um__taken taken;
         um_request request;
-        memset(&request, 0, sizeof request);
-        request.link = link;
-        take(&call, data, len, &frames[at], &request);
-        um_arena *list = (request.flags & UM_REQ_SYNC) && request.batch != UM_NONE ? &intake->waiting : &intake->immediate;
-        memcpy(list->base + list->used, &request, sizeof request);
-        list->used += sizeof request;
+        um__read_frame(&call, data, len, &frames[at], intake->rows.base + intake->rows.used + sizeof(um_batch),
+                       (uint32_t *)(void *)(intake->notes.base + intake->notes.used), &taken);
+        um__describe(&frames[at], &taken, link, intake->stamped, &request);
+        if (taken.status == UM_REQ_OK) um__keep(intake, &request, &taken);
+        um__list(intake, &request);
         if (request.status == UM_REQ_MALFORMED) { stop = UM_STOP_MALFORMED; at++; break; }
     }
     *next = at;

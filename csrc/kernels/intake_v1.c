@@ -91,7 +91,7 @@ void um__take_v1(um__intake_call *call, const uint8_t *payload, uint64_t len, ui
     if (len != UM_V1_INGEST_HEAD_BYTES + (uint64_t)events * EVENT + (uint64_t)props_left * PROPERTY)
         return refuse(taken, UM_REQ_MALFORMED, UM_NONE);
     taken->events = events;
-    if (events > call->intake->batch_events_max) return refuse(taken, UM_REQ_TOO_MANY_EVENTS, UM_NONE);
+    if (events > call->batch_events_max) return refuse(taken, UM_REQ_TOO_MANY_EVENTS, UM_NONE);
 
     const uint8_t *event = payload + UM_V1_INGEST_HEAD_BYTES;
     const uint8_t *props = event + (uint64_t)events * EVENT;

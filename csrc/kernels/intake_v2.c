@@ -77,7 +77,7 @@ void um__take_v2(um__intake_call *call, const uint8_t *payload, uint64_t len, ui
     const uint64_t rows_len = um__load32(payload + UM_V2_INGEST_HEAD_ROWS_LEN_AT);
     const uint32_t dictionary_count = um__load16(payload + UM_V2_INGEST_HEAD_DICTIONARY_COUNT_AT);
     if (len != HEAD + dictionary_len + rows_len || !read_head(payload, taken)) return refuse(taken, UM_REQ_MALFORMED, UM_NONE);
-    if (taken->events > call->intake->batch_events_max) return refuse(taken, UM_REQ_TOO_MANY_EVENTS, UM_NONE);
+    if (taken->events > call->batch_events_max) return refuse(taken, UM_REQ_TOO_MANY_EVENTS, UM_NONE);
     /* the resolved dictionary stands behind the rows: 2 bytes for each code, which took at least 2 in the payload */
     uint8_t *ids = rows + rows_len;
     if (!read_dictionary(call->catalog, payload + HEAD, dictionary_len, dictionary_count, ids))

@@ -136,27 +136,27 @@ static int um__batch_valid(const um_batch *batch) {
     return !(batch->flags & UM_BATCH_OPEN_SESSION) || (session && !batch->number && !batch->row_count);
 }
 
-static int um__batches_valid(const um_entry *entry, const uint8_t *body) {
+uint32_t um_batches_verify(const uint8_t *body, uint64_t len, uint64_t batch_count, uint64_t row_count) {
     uint64_t at = 0, batches = 0, rows = 0;
     um_batch batch;
-    while (at < entry->body_len) {
-        if (entry->body_len - at < sizeof batch) return 0;
+    while (at < len) {
+        if (len - at < sizeof batch) return 0;
         memcpy(&batch, body + at, sizeof batch);
         at += sizeof batch;
-        if (batch.rows_len > entry->body_len - at || !um__batch_valid(&batch) || !um__rows_valid(body + at, &batch)) return 0;
+        if (batch.rows_len > len - at || !um__batch_valid(&batch) || !um__rows_valid(body + at, &batch)) return 0;
         at += batch.rows_len;
         batches++;
         rows += batch.row_count;
     }
-    return batches == entry->batch_count && rows == entry->row_count;
+    return batches == batch_count && rows == row_count;
 }
 
 uint32_t um_entry_verify(const uint8_t *data, uint64_t len) {
     um_entry entry;
     if (len < sizeof entry) return 0;
     memcpy(&entry, data, sizeof entry);
-    if (um__entry_bytes(&entry) != len || entry.kind > UM_ENTRY_NOOP || entry.reserved0 || entry.reserved1) return 0;
+    if (um__entry_bytes(&entry) != len || entry.kind > UM_ENTRY_HARD || entry.reserved0 || entry.reserved1) return 0;
     if (entry.first_seq == 0 || entry.stamp_ns < 0 || entry.crc != um__entry_crc(&entry, data + sizeof entry)) return 0;
     if (entry.kind != UM_ENTRY_BATCHES) return entry.batch_count == 0 && entry.row_count == 0;
-    return um__batches_valid(&entry, data + sizeof entry) != 0;
+    return um_batches_verify(data + sizeof entry, entry.body_len, entry.batch_count, entry.row_count);
 }

@@ -67,12 +67,14 @@ static int um__scan_row(void *context, const um__log_row *row) {
     return 1;
 }
 
-void um_query_scan(const um_state *state, const um_catalog *catalog, um_arena *scratch, uint32_t group, const uint8_t *records, uint64_t len) {
+void um_query_scan(const um_state *state, const um_catalog *catalog, um_arena *scratch, uint32_t group, const uint8_t *records, uint64_t len,
+                   uint64_t first_row, uint64_t end_row) {
     um__query *q = um__q(scratch);
     um__scan scan = {q, state, &catalog->metrics[q->metric]};
     uint64_t first_seq = q->end_seq;
     if (q->series == UM_NONE) return;
     for (int side = UM__LO; side <= UM__HI; side++)
         if (q->edge[side].scan && q->edge[side].first_seq < first_seq) first_seq = q->edge[side].first_seq;
-    um__log_rows(records, len, group, first_seq, q->end_seq, um__scan_row, &scan);
+    if (first_seq < first_row) first_seq = first_row;
+    um__log_rows(records, len, group, first_seq, end_row < q->end_seq ? end_row : q->end_seq, um__scan_row, &scan);
 }

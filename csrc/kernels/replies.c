@@ -7,8 +7,11 @@
  *
  * Without a summary (async, or nothing to store) the answer says what was ordered: stored = its rows, last_offset
  * = the sequence number of its last row, or of the last row before it when it has none; 0 when first_seq is not
- * known. A retry of a session's batch answers with the first answer's counts; what they do not explain of the
+ * known. (UM_REQ_STAMPED: last_offset is first_seq, the entry's stamp, with or without a summary.) A retry of a session's batch answers with the first answer's counts; what they do not explain of the
  * events sent was refused back then for an unknown metric.
+ *
+ * A part of a span has no answer of its own: what it says is added to the span (spans.c), and the last part's place
+ * in `out` is where the span's answer goes. It is put together as if a request and a summary had said it all.
  *
  * Refusals are sentences: v1 sends "message; fix" as text, v2 a msgpack map {code, message, fix}.
  */
@@ -156,9 +159,11 @@ static um_summary counts_of(const um_request *request, const um_summary *summary
         counts.stored = request->row_count;
         counts.refused = request->unknown;
         if (request->first_seq != 0) counts.last_offset = request->first_seq + request->row_base + request->row_count - 1;
+        if (request->flags & UM_REQ_STAMPED) counts.last_offset = request->first_seq;
         return counts;
     }
     counts = *summary;
+    if (request->flags & UM_REQ_STAMPED) counts.last_offset = request->first_seq;
     if (summary->session_verdict == UM_V_DUPLICATE) {
         uint64_t explained = (uint64_t)summary->stored + summary->duplicates + summary->conflicts;
         if (explained <= request->events) counts.refused = (uint32_t)(request->events - explained);
@@ -213,11 +218,21 @@ static uint8_t *put_exceptions(uint8_t *at, const um_request *request, const uin
     return at;
 }
 
-static uint64_t answer_v2(uint8_t *out, const um_request *request, const um_summary *summary, const uint32_t *notes, const uint8_t *verdicts) {
+static uint8_t *put_span_exceptions(uint8_t *at, um_span *span) {
+    const um_span_event *events = um__span_events(span);
+    for (uint32_t event = 0; event < span->events; event++) {
+        if (events[event].verdict != UM_V_STORED) at = put_exception(at, event, events[event].verdict);
+    }
+    return at;
+}
+
+static uint64_t answer_v2(uint8_t *out, const um_request *request, const um_summary *summary, const uint32_t *notes,
+                          const uint8_t *verdicts, um_span *span) {
     um_summary counts = counts_of(request, summary);
     uint8_t *payload = out + UM_V2_HEADER_BYTES, *exceptions = payload + UM_V2_INGEST_RESULT_BYTES, *end = exceptions;
     if ((request->flags & UM_REQ_WANTS_VERDICTS) && counts.session_verdict == 0)
-        end = put_exceptions(exceptions, request, notes, summary == NULL ? NULL : verdicts);
+        end = span != NULL ? put_span_exceptions(exceptions, span)
+                           : put_exceptions(exceptions, request, notes, summary == NULL ? NULL : verdicts);
     um__store32(payload + UM_V2_INGEST_RESULT_STORED_AT, counts.stored);
     um__store32(payload + UM_V2_INGEST_RESULT_DUPLICATES_AT, counts.duplicates);
     um__store32(payload + UM_V2_INGEST_RESULT_CONFLICTS_AT, counts.conflicts);
@@ -228,26 +243,81 @@ static uint64_t answer_v2(uint8_t *out, const um_request *request, const um_summ
     return put_v2(out, UM_V2_STATUS_OK, request->request_id, (uint32_t)(end - payload));
 }
 
+/* ---- spans ---- */
+static uint64_t answer_span(uint8_t *out, um_span *span) {
+    um_request whole;
+    memset(&whole, 0, sizeof whole);
+    whole.request_id = span->request_id;
+    whole.flags = span->flags;
+    whole.events = span->events;
+    whole.unknown = span->unknown;
+    whole.first_seq = span->total.last_offset;
+    if (span->flags & UM_REQ_V2) return answer_v2(out, &whole, &span->total, NULL, NULL, span);
+    return answer_v1(out, &whole, &span->total, NULL);
+}
+
+/* ---- the list ---- */
+typedef struct {
+    const uint32_t *notes;
+    const um_summary *summaries;
+    const uint8_t *verdicts;
+    um_spans *spans;
+    const um_failure *failure;          /* not NULL: the answer to everything */
+} answering;
+
+static uint64_t answer_failed(uint8_t *out, const um_request *request, const um_failure *failure) {
+    if (request->flags & UM_REQ_V2) {
+        if (failure->v2_len) memcpy(out + UM_V2_HEADER_BYTES, failure->v2_payload, failure->v2_len);
+        return put_v2(out, (uint8_t)failure->v2_status, request->request_id, failure->v2_len);
+    }
+    if (failure->v1_len) memcpy(out + UM_V1_RESPONSE_HEADER_BYTES, failure->v1_payload, failure->v1_len);
+    return put_v1(out, (uint8_t)failure->v1_status, request->request_id, failure->v1_len);
+}
+
+/* the answer's length; 0: a part of a span whose time has not come, or is over */
+static uint64_t answer_part(uint8_t *out, const um_request *request, const um_summary *summary, const answering *how) {
+    const uint32_t number = request->span - 1;
+    um_span *span = um__span(how->spans, number);
+    uint64_t len = 0;
+    if (how->failure != NULL) {
+        if (!span->over) len = answer_failed(out, request, how->failure);
+        span->over = 1;
+    } else {
+        um__span_add(span, request, summary, how->verdicts);
+        if (span->parts == 1 && !span->over) len = answer_span(out, span);
+    }
+    um__span_let_go(how->spans, number);
+    return len;
+}
+
+static uint64_t answer_one(uint8_t *out, const um_request *request, const answering *how) {
+    const um_summary *summary = how->summaries != NULL && request->batch != UM_NONE ? &how->summaries[request->batch] : NULL;
+    if (request->span != 0) return answer_part(out, request, summary, how);
+    if (how->failure != NULL) return answer_failed(out, request, how->failure);
+    if (request->status != UM_REQ_OK) return answer_refused(out, request);
+    if (request->flags & UM_REQ_V2) return answer_v2(out, request, summary, how->notes, how->verdicts, NULL);
+    return answer_v1(out, request, summary, how->notes);
+}
+
 /* most bytes an answer can take */
-static uint64_t answer_room(const um_request *request) {
-    uint64_t exceptions = request->flags & UM_REQ_WANTS_VERDICTS ? (uint64_t)request->notes_count + request->row_count : 0;
+static uint64_t answer_room(const um_request *request, const answering *how) {
+    if (how->failure != NULL) return UM_V2_HEADER_BYTES + (uint64_t)how->failure->v1_len + how->failure->v2_len;
+    if (!(request->flags & UM_REQ_WANTS_VERDICTS)) return ERROR_ROOM;
+    uint64_t exceptions = (uint64_t)request->notes_count + request->row_count;
+    if (request->span != 0) exceptions = um__span(how->spans, request->span - 1)->events;
     return ERROR_ROOM + exceptions * UM_V2_EXCEPTION_BYTES;
 }
 
-uint32_t um_replies(const um_request *requests, uint32_t first, uint32_t count, const uint32_t *notes, const um_summary *summaries,
-                    const uint8_t *verdicts, um_arena *out, uint32_t *runs, uint32_t runs_max, uint32_t *run_count) {
+static uint32_t answer_all(const um_request *requests, uint32_t first, uint32_t count, const answering *how, um_arena *out, uint32_t *runs,
+                           uint32_t runs_max, uint32_t *run_count) {
     uint32_t at = first, used = 0;
     for (; at < count; at++) {
         const um_request *request = &requests[at];
-        if (out->reserved - out->used < answer_room(request)) break;
+        if (out->reserved - out->used < answer_room(request, how)) break;
         int joins = used > 0 && runs[3 * (used - 1)] == request->link;
         if (!joins && used == runs_max) break;
-        uint8_t *bytes = out->base + out->used;
-        const um_summary *summary = summaries != NULL && request->batch != UM_NONE ? &summaries[request->batch] : NULL;
-        uint64_t len;
-        if (request->status != UM_REQ_OK) len = answer_refused(bytes, request);
-        else if (request->flags & UM_REQ_V2) len = answer_v2(bytes, request, summary, notes, verdicts);
-        else len = answer_v1(bytes, request, summary, notes);
+        uint64_t len = answer_one(out->base + out->used, request, how);
+        if (len == 0) continue;
         if (!joins) {
             runs[3 * used] = request->link;
             runs[3 * used + 1] = (uint32_t)out->used;
@@ -259,4 +329,16 @@ uint32_t um_replies(const um_request *requests, uint32_t first, uint32_t count, 
     }
     *run_count = used;
     return at - first;
+}
+
+uint32_t um_replies(const um_request *requests, uint32_t first, uint32_t count, const uint32_t *notes, const um_summary *summaries,
+                    const uint8_t *verdicts, um_spans *spans, um_arena *out, uint32_t *runs, uint32_t runs_max, uint32_t *run_count) {
+    const answering how = {notes, summaries, verdicts, spans, NULL};
+    return answer_all(requests, first, count, &how, out, runs, runs_max, run_count);
+}
+
+uint32_t um_fail(const um_request *requests, uint32_t first, uint32_t count, const um_failure *failure, um_spans *spans, um_arena *out,
+                 uint32_t *runs, uint32_t runs_max, uint32_t *run_count) {
+    const answering how = {NULL, NULL, NULL, spans, failure};
+    return answer_all(requests, first, count, &how, out, runs, runs_max, run_count);
 }

@@ -35,12 +35,12 @@ typedef struct { um__code_slot slots[UM__CODE_CACHE]; } um__code_cache;
 /* ---- the intake of one frame ---- */
 typedef struct {
     const um_catalog *catalog;
-    um_intake *intake;
+    uint32_t batch_events_max;
     um__code_cache codes;
 } um__intake_call;
 
-/* One outcome per frame. `rows_len`, `row_count` and `notes` say what was written past the intake's `used` marks;
- * um_intake_frames commits it or forgets it. */
+/* One outcome per frame. `rows_len`, `row_count` and `unknown` say what was written to where the caller wanted it (past
+ * the intake's `used` marks, or to the splitter's staging), who then commits it or forgets it. */
 typedef struct {
     uint32_t status;            /* UM_REQ_* */
     uint32_t at_event;          /* status != OK: index of the event at fault, UM_NONE: the whole */
@@ -54,4 +54,28 @@ typedef struct {
  * for batch_events_max pairs). Implemented in intake_v1.c and intake_v2.c. */
 void um__take_v1(um__intake_call *call, const uint8_t *payload, uint64_t len, uint8_t *rows, uint32_t *notes, um__taken *taken);
 void um__take_v2(um__intake_call *call, const uint8_t *payload, uint64_t len, uint8_t *rows, uint32_t *notes, um__taken *taken);
+
+static inline int um__is_ingest(const um_frame *frame) {
+    if (frame->protocol == 1) return frame->type == UM_V1_TYPE_INGEST_ASYNC || frame->type == UM_V1_TYPE_INGEST_SYNC;
+    return frame->protocol == 2 && frame->type == UM_V2_TYPE_INGEST;
+}
+static inline uint64_t um__left(const um_arena *arena) { return arena->reserved - arena->used; }
+
+/* intake.c: the steps of taking one frame */
+void um__read_frame(um__intake_call *call, const uint8_t *data, uint64_t len, const um_frame *frame, uint8_t *rows, uint32_t *notes,
+                    um__taken *taken);
+void um__describe(const um_frame *frame, const um__taken *taken, uint32_t link, uint32_t stamped, um_request *request);
+/* What was read stands behind the intake's marks: make it part of the entry, as the batch of `request`. */
+void um__keep(um_intake *intake, um_request *request, const um__taken *taken);
+void um__list(um_intake *intake, const um_request *request);
+
+/* spans.c */
+static inline um_span *um__span(const um_spans *spans, uint32_t number) {
+    return (um_span *)(void *)(spans->slots.base + (uint64_t)number * spans->slot_bytes);
+}
+static inline um_span_event *um__span_events(um_span *span) { return (um_span_event *)(void *)(span + 1); }
+int um__spans_full(const um_spans *spans);
+uint32_t um__span_open(um_spans *spans);                    /* a zeroed um_span; there is room */
+void um__span_let_go(um_spans *spans, uint32_t number);     /* one part less; with the last one the slot is free */
+void um__span_add(um_span *span, const um_request *part, const um_summary *summary, const uint8_t *verdicts);
 #endif

@@ -36,15 +36,35 @@ uint32_t um_catalog_find(const um_catalog *catalog, const uint8_t *code, uint32_
 uint32_t um_intake_frames(const uint8_t *data, uint64_t len, const um_frame *frames, uint32_t first, uint32_t count,
                           const um_catalog *catalog, uint32_t link, um_intake *intake, uint32_t *next);
 
+/* split.c: as um_intake_frames, but each row goes to intakes[its group]; the top of split.c says where what has no rows
+ * goes, and what local[] says. A request that must be asked elsewhere is not touched: UM_STOP_ELSEWHERE, and
+ * splitter->groups_wanted has the bits of its groups (also at UM_STOP_FULL, also when that is for want of a span). The staging arena must have room for the
+ * longest payload and a um_batch, the notes arena for batch_events_max pairs. UM_NONE: a frozen intake was to be used,
+ * the caller's mistake; nothing was taken. */
+void um_splitter_init(um_splitter *splitter, uint32_t group_count);     /* 1..UM_GROUPS_MAX; the rest of it zeroed by the caller */
+uint32_t um_split_frames(const uint8_t *data, uint64_t len, const um_frame *frames, uint32_t first, uint32_t count, const um_catalog *catalog,
+                         uint32_t link, um_splitter *splitter, um_intake **intakes, const uint8_t *local, uint32_t *next);
+
+/* spans.c */
+void um_spans_init(um_spans *spans, uint32_t batch_events_max);         /* slots: base and reserved set by the caller */
+uint64_t um_span_slot_bytes(uint32_t batch_events_max);
+/* requests[0..count) will never be answered: what they hold of spans is let go, and those spans are not answered either */
+void um_spans_release(um_spans *spans, const um_request *requests, uint32_t count);
+
 /* replies.c: answers to requests[first..count), appended to out; stops when out is full. One run per stretch of
  * requests on the same link: runs[] = {link, offset, length} as u32 triples. summaries/verdicts NULL: answer as
- * ordered (async) or refused. Returns the number of requests answered; *run_count and out->used are set. */
+ * ordered (async) or refused. Parts of spans are added to their span, the last one answers; spans may be NULL when no
+ * request is one. Returns the number of requests done with; *run_count and out->used are set. */
 uint32_t um_replies(const um_request *requests, uint32_t first, uint32_t count, const uint32_t *notes, const um_summary *summaries,
-                    const uint8_t *verdicts, um_arena *out, uint32_t *runs, uint32_t runs_max, uint32_t *run_count);
+                    const uint8_t *verdicts, um_spans *spans, um_arena *out, uint32_t *runs, uint32_t runs_max, uint32_t *run_count);
+/* the same with one answer for all of them; a span gets it with its first part */
+uint32_t um_fail(const um_request *requests, uint32_t first, uint32_t count, const um_failure *failure, um_spans *spans, um_arena *out,
+                 uint32_t *runs, uint32_t runs_max, uint32_t *run_count);
 
 /* journal.c */
 void um_entry_seal(um_entry *header, const uint8_t *body);    /* fills crc from the other fields and the body */
 uint32_t um_entry_verify(const uint8_t *entry, uint64_t len);   /* 1: well-formed down to the last row, crc right */
+uint32_t um_batches_verify(const uint8_t *body, uint64_t len, uint64_t batch_count, uint64_t row_count);   /* 1: exactly these, well-formed */
 /* Build a record at out (64-aligned): header from *header (kind, seq, prev_chain, stamp_ns, entry_count set by the
  * caller), body = the body_len bytes already at out + 64. Zero-pads to 64. Returns total length; fills *header. */
 uint64_t um_record_seal(um_record *header, uint8_t *out, uint64_t body_len);
@@ -82,13 +102,17 @@ uint32_t um_ckpt_load(um_state *state, uint64_t stream_off, const uint8_t *data,
 
 /* query.c */
 uint32_t um_query_begin(um_state *state, const um_catalog *catalog, const uint8_t *spec, uint64_t spec_len, um_arena *scratch, um_query_info *info);
-void um_query_scan(const um_state *state, const um_catalog *catalog, um_arena *scratch, uint32_t group, const uint8_t *records, uint64_t len);
+/* rows of the group's entries with first_row <= seq < end_row count: a record may hold an entry that a later one replaced, whose row
+ * numbers were given out again, so the caller says which rows of these records stand */
+void um_query_scan(const um_state *state, const um_catalog *catalog, um_arena *scratch, uint32_t group, const uint8_t *records, uint64_t len,
+                   uint64_t first_row, uint64_t end_row);
 /* writes rows to out from row *cursor on; returns bytes written (whole rows only); *cursor advances; done when *cursor == info.groups */
 uint64_t um_query_rows(const um_state *state, const um_arena *scratch, uint64_t *cursor, uint8_t *out, uint64_t cap);
 void um_period_bounds(uint32_t period_type, uint32_t billing_day, int64_t ts, int64_t *start, int64_t *end);
 
-/* events.c: list stored events of one account from verified journal records; returns records appended to out */
+/* events.c: list stored events of one account from verified journal records; returns records appended to out. first_row, end_row:
+ * as um_query_scan */
 uint64_t um_events_scan(const um_state *state, const uint8_t *spec, uint64_t spec_len, uint32_t group, const uint8_t *records, uint64_t len,
-                        uint64_t limit, um_arena *out);
+                        uint64_t limit, uint64_t first_row, uint64_t end_row, um_arena *out);
 /* CDEF END */
 #endif

@@ -58,6 +58,9 @@ typedef struct {
 #define UM_ENTRY_CATALOG 1
 #define UM_ENTRY_LIMITS 2
 #define UM_ENTRY_NOOP 3
+#define UM_ENTRY_CONF 4           /* the group's voters and learners (Raft configuration) */
+#define UM_ENTRY_CLUSTER 5        /* the registry of nodes */
+#define UM_ENTRY_HARD 6           /* a replica's hard state: only in its own journal, never applied */
 typedef struct {
     uint32_t crc, body_len;
     uint16_t group, kind;
@@ -268,7 +271,7 @@ typedef struct {
 typedef struct {
     uint32_t offset, payload_off, payload_len, request_id;   /* offsets from the start of the scanned buffer */
     uint8_t protocol, type, flags, status;
-    uint16_t partition, reserved;
+    uint16_t partition, reserved;   /* v1: as sent, advisory; v2: the group hint (a group + 1, 0: none), at most 65535 */
     uint32_t deadline_ms, reserved2;
 } um_frame;
 typedef struct { uint64_t consumed; uint32_t count, error, error_request_id, error_protocol; } um_scan;
@@ -277,6 +280,7 @@ typedef struct { uint64_t consumed; uint32_t count, error, error_request_id, err
 #define UM_REQ_SYNC 1
 #define UM_REQ_V2 2
 #define UM_REQ_WANTS_VERDICTS 4
+#define UM_REQ_STAMPED 8         /* last_offset is the stamp of the entry (several groups: split.c) */
 #define UM_REQ_OK 0
 #define UM_REQ_MALFORMED 1
 #define UM_REQ_VALUE_RANGE 2
@@ -288,23 +292,27 @@ typedef struct {
     uint32_t batch;             /* number of its batch in the entry, UM_NONE when none */
     uint32_t events, unknown;   /* events in the request; of these refused for an unknown metric */
     uint32_t notes_off, notes_count;   /* its refused events in the notes arena: from u32 notes_off on, notes_count
-                                          pairs of u32 (event index, verdict) */
-    uint32_t row_base, row_count, reserved;  /* its rows among the entry's rows (index into the verdict bytes);
+                                          pairs of u32 (event index, verdict). Part of a span: its group, 0 */
+    uint32_t row_base, row_count;      /* its rows among the entry's rows (index into the verdict bytes);
                                           status != OK: row_base is the event at fault, UM_NONE: the request as a whole */
-    uint64_t first_seq;         /* set when the entry is sealed: for the answer to async requests */
+    uint32_t span;              /* number + 1 of the span that it is a part of; 0: a request of its own */
+    uint64_t first_seq;         /* set when the entry is sealed: of the entry; UM_REQ_STAMPED: its stamp_ns */
 } um_request;
 
 #define UM_STOP_END 0           /* every frame was taken */
 #define UM_STOP_CONTROL 1       /* the next frame is not an ingest frame */
 #define UM_STOP_FULL 2          /* no room for the next frame's rows: seal the entry, or push back */
 #define UM_STOP_MALFORMED 3     /* the frame just taken was malformed: answer it, then close the link */
+#define UM_STOP_ELSEWHERE 4     /* the next frame is for groups that another node leads, or nobody (split.c) */
 typedef struct {
     um_arena rows;              /* batches with their rows: the body of the open entry */
     um_arena waiting;           /* um_request: answered after apply (sync) */
     um_arena immediate;         /* um_request: answered as soon as the entry is ordered (async), or refused */
     um_arena notes;             /* u32 pairs */
     uint32_t batch_count, row_count;
-    uint32_t batch_events_max, reserved;
+    uint32_t batch_events_max;
+    uint32_t stamped;           /* its requests are UM_REQ_STAMPED */
+    uint32_t frozen, reserved;  /* sealed or bundled: takes nothing */
 } um_intake;
 
 /* ---- apply ---- */
@@ -330,6 +338,40 @@ typedef struct {
     int64_t min_ts, max_ts;     /* of the entry's rows with stamps resolved; min > max when there is no row */
     uint64_t alerts_before, alerts_after;   /* meta.alert_next before and after */
 } um_applied;
+
+/* ---- splitting: one request, several groups (split.c, spans.c) ---- */
+#define UM_GROUPS_MAX 64
+#define UM_SPANS_MAX 4096
+typedef struct {                /* of one event of a span */
+    uint8_t group, verdict;     /* group UM_NO_GROUP: it was left out, the verdict says why */
+} um_span_event;
+#define UM_NO_GROUP 255
+typedef struct {                /* one slot: a request with parts in several groups, followed by a um_span_event per event */
+    uint32_t link, request_id;
+    uint32_t flags, parts;      /* parts that were neither answered nor let go; 0: the slot is free */
+    uint32_t events, unknown;
+    uint32_t over, next_free;   /* over: its answer is not wanted any more, or was a failure. next_free: number + 1 */
+    um_summary total;           /* of the answered parts; first_bad is an event */
+} um_span;
+typedef struct {
+    um_arena slots;             /* slot_bytes each, slots_max of them fit */
+    uint32_t slot_bytes, slots_max;
+    uint32_t made, open;        /* slots that were ever in use; that are in use */
+    uint32_t first_free, reserved;   /* number + 1 */
+} um_spans;
+typedef struct {
+    um_arena staging, notes;    /* one request as it was read, before its rows go their ways */
+    um_spans spans;
+    uint64_t groups_wanted;     /* of the request that stopped: bit per group */
+    uint32_t group_count, reserved;
+    uint8_t group_of[256];      /* partition -> group */
+} um_splitter;
+
+/* ---- failing requests ---- */
+typedef struct {                /* what every request is told that has no answer yet */
+    const uint8_t *v1_payload, *v2_payload;
+    uint32_t v1_status, v1_len, v2_status, v2_len;
+} um_failure;
 
 /* ---- query ---- */
 typedef struct {                /* followed by: account text; group_by dimension numbers (u8 each); then per filter:

@@ -176,7 +176,7 @@ static void check(asked *q) {
     assert(q->code == UM_Q_DONE || q->code == UM_Q_SCAN);
     uint8_t *copy = malloc(journal_len);
     memcpy(copy, journal, journal_len);
-    if (q->code == UM_Q_SCAN) um_query_scan(&state, &catalog, &q->scratch, 0, copy, journal_len);
+    if (q->code == UM_Q_SCAN) um_query_scan(&state, &catalog, &q->scratch, 0, copy, journal_len, 0, UINT64_MAX);
     free(copy);
     uint64_t cursor = 0, grouped = q->spec.group_by_count, rows = 0;
     uint32_t dimension = 0;
@@ -241,7 +241,7 @@ static void lists_hold_exactly_the_asked_events_and_stop_where_room_or_limit_end
         do {
             um_arena out = arena(200 + dice(2000));
             memcpy(bytes, &asked, len);
-            found = um_events_scan(&state, bytes, len, 0, journal, journal_len, 1 + dice(30), &out);
+            found = um_events_scan(&state, bytes, len, 0, journal, journal_len, 1 + dice(30), 0, UINT64_MAX, &out);
             for (uint64_t at = 0, i = 0; i < found; i++) {
                 um_event_head head;
                 um_row row;
@@ -275,16 +275,16 @@ static void noise_in_records_and_specs_is_never_a_crash(void) {
         um_arena scratch = arena(1 << 16), out = arena(512);
         um_query_info info = {.groups_max = 50};
         assert(um_query_begin(&state, &catalog, bytes, sizeof spec + 1, &scratch, &info) <= UM_Q_SCAN);
-        um_query_scan(&state, &catalog, &scratch, 0, copy, len);
+        um_query_scan(&state, &catalog, &scratch, 0, copy, len, dice(3) ? 0 : dice(50), dice(3) ? UINT64_MAX : dice(90));
         um_events_spec listed = {.account = 1, .until = INT64_MAX, .end_seq = UINT64_MAX, .metric = UM_NONE};
-        um_events_scan(&state, (const uint8_t *)&listed, sizeof listed, 0, copy, len, 1000, &out);
+        um_events_scan(&state, (const uint8_t *)&listed, sizeof listed, 0, copy, len, 1000, 0, UINT64_MAX, &out);
         for (int i = 0; i < 5; i++) {
             uint64_t spec_len = sizeof spec + dice(8);
             uint8_t *mutant = calloc(1, spec_len);
             memcpy(mutant, bytes, sizeof spec);
             for (uint64_t n = 1 + dice(4); n; n--) mutant[dice(spec_len)] = (uint8_t)dice(256);
             um_query_begin(&state, &catalog, mutant, spec_len, &scratch, &info);
-            um_events_scan(&state, mutant, spec_len, 0, copy, len, 10, &out);
+            um_events_scan(&state, mutant, spec_len, 0, copy, len, 10, 0, UINT64_MAX, &out);
             free(mutant);
         }
         free(scratch.base);

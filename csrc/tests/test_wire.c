@@ -23,7 +23,7 @@ static uint64_t answer(const um_arena *list, const um_summary *summaries, const 
     um_arena arena = {out, cap, 0};
     uint32_t runs[9], run_count, count = (uint32_t)(list->used / sizeof(um_request));
     uint32_t done = um_replies((const um_request *)(const void *)list->base, 0, count, (const uint32_t *)(const void *)intake.notes.base,
-                               summaries, verdicts, &arena, runs, 3, &run_count);
+                               summaries, verdicts, NULL, &arena, runs, 3, &run_count);
     assert(done == count && run_count == (count != 0));
     return arena.used;
 }
@@ -138,10 +138,10 @@ static void answers_stop_when_out_or_runs_are_full(void) {
     for (uint32_t n = 0; n < 4; n++) requests[n].link = n / 2, requests[n].batch = UM_NONE, requests[n].status = UM_REQ_MALFORMED;
     uint32_t runs[6], run_count;
     um_arena out = {zeroed(OUT_BYTES), OUT_BYTES, 0};
-    assert(um_replies(requests, 0, 4, NULL, NULL, NULL, &out, runs, 1, &run_count) == 2 && run_count == 1);
+    assert(um_replies(requests, 0, 4, NULL, NULL, NULL, NULL, &out, runs, 1, &run_count) == 2 && run_count == 1);
     assert(runs[0] == 0 && runs[1] == 0 && runs[2] == out.used);
     out.used = OUT_BYTES - 100;
-    assert(um_replies(requests, 0, 4, NULL, NULL, NULL, &out, runs, 2, &run_count) == 0 && run_count == 0);
+    assert(um_replies(requests, 0, 4, NULL, NULL, NULL, NULL, &out, runs, 2, &run_count) == 0 && run_count == 0);
     free(out.base);
 }
 

@@ -5,7 +5,9 @@ results                  what it gets back
 batch                    events as bytes
 protocol, decode         protocol v2 as bytes and maps, without a socket
 session                  numbered batches: what makes a retry harmless
-link, exchange           connections; asking until there is an answer
+topology                 who leads which group, and which group an account is in
+link, connector          one connection; finding the one to ask
+exchange                 asking until there is an answer
 ingest                   batches on their way, and what is concluded from their answers
 async_client, client     the two front ends
 """

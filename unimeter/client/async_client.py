@@ -10,30 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any
 
 from unimeter.client import decode
 from unimeter.client.batch import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, ROW_BYTES_MAX, Batch, encode_events
+from unimeter.client.connector import Connector
+from unimeter.client.cursors import Since, cursors, merge
 from unimeter.client.exchange import Attempt, Exchange
 from unimeter.client.ingest import Lane, Outcome, conclude
-from unimeter.client.link import Connector, LinkLost
-from unimeter.client.protocol import (
-    Fields,
-    Response,
-    Status,
-    Type,
-    decode_error,
-    decode_map,
-    encode_map,
-    encode_request,
-)
+from unimeter.client.protocol import Fields, Type, decode_map, encode_map, encode_request
 from unimeter.client.results import Alert, IngestResult, Metric, ServerInfo, StoredEvent, Usage, UsageRow
 from unimeter.client.times import TIMESTAMP_MAX_NS
+from unimeter.client.topology import Topology, group_of
 from unimeter.client.values import Account, Event, Filters, MetricSchema, Period, account_key, metric_code
-from unimeter.errors import ClientClosed, IngestError, InvalidArgument, ProtocolError, UnimeterError, UnknownMetric
+from unimeter.client.watch import Watch
+from unimeter.errors import IngestError, InvalidArgument, ProtocolError, UnimeterError, UnknownMetric, Unsupported
 from unimeter.kernels import load
 
 CURRENT = "current"
@@ -42,6 +36,9 @@ PAGE_RECORDS = 1000
 
 class AsyncClient:
     """One application's way to a Unimeter server or cluster. Safe to share between tasks of one event loop.
+
+    `addresses` are those of any nodes of the cluster, one or more: the others are learnt from them. Each request goes
+    to the node that leads the group of its account; when that node fails, to the one that takes over.
 
     `timeout` is the time, in seconds, within which one request or one batch must have its answer; until then it is
     sent again after lost connections and pushback. `connect_timeout` is for the first connection only.
@@ -58,7 +55,7 @@ class AsyncClient:
         self._kernels = load()
         self._connector = Connector(self._kernels, addresses, self._random)
         self._exchange = Exchange(self._connector, self._random, silence_seconds=max(timeout / 3, 0.5))
-        self._lane = Lane(self._kernels, self._connector, self._exchange, self._random)
+        self._lanes: dict[int, Lane] = {}
 
     async def __aenter__(self) -> AsyncClient:
         await self.connect()
@@ -74,7 +71,7 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         fail_fast = self._connect_timeout <= 0
         until = loop.time() + (self._timeout if fail_fast else self._connect_timeout)
-        link = await self._connector.link(until, fail_fast)
+        link = await self._connector.link(until, fail_fast=fail_fast)
         assert link.info is not None
         return link.info
 
@@ -93,13 +90,14 @@ class AsyncClient:
         refused some (all others are stored); IngestIncomplete when time ran out (see `retry`). Duplicates are counted.
         """
         listed = [events] if isinstance(events, Event) else list(events)
-        batches = encode_events(listed, *self._batch_limits())
+        batches = self._encode(listed)
         if not batches:
             return IngestResult()
         if self._connector.info is None:
+            shape = self._batch_shape()
             await self.connect()
-            if self._batch_limits() != (BATCH_EVENTS_MAX, BATCH_BYTES_MAX):
-                batches = encode_events(listed, *self._batch_limits())
+            if self._batch_shape() != shape:
+                batches = self._encode(listed)
         return await self._send_all(batches, sync, timeout)
 
     async def retry(self, error: IngestError, *, sync: bool = True, timeout: float | None = None) -> IngestResult:
@@ -111,12 +109,14 @@ class AsyncClient:
         seconds = self._timeout if timeout is None else timeout
         if len(batches) == 1:  # the usual case needs no tasks
             return conclude([await self.send_batch(batches[0], sync=sync, timeout=seconds)])
-        failed = asyncio.Event()
         outcomes: list[Outcome] = []
         unsent: list[Batch] = []
-        waiting = iter(batches)
+        window = self._window()
+        shares: dict[int, list[Batch]] = {}  # by group: one that is in trouble does not hold up the others
+        for batch in batches:
+            shares.setdefault(batch.group, []).append(batch)
 
-        async def work() -> None:
+        async def work(waiting: Iterator[Batch], failed: asyncio.Event) -> None:
             for batch in waiting:
                 if failed.is_set():
                     unsent.append(batch)
@@ -126,19 +126,25 @@ class AsyncClient:
                 if not outcome.finished:
                     failed.set()
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(len(batches), self._window())):
-                group.create_task(work())
+        async with asyncio.TaskGroup() as tasks:
+            for share in shares.values():
+                waiting, failed = iter(share), asyncio.Event()
+                for _ in range(min(len(share), window)):
+                    tasks.create_task(work(waiting, failed))
         outcomes.sort(key=lambda outcome: outcome.batch.first)
         return conclude(outcomes, unsent)
 
     async def send_batch(self, batch: Batch, *, sync: bool = True, timeout: float | None = None) -> Outcome:
         """See one encoded batch through (what `ingest` does with each of its batches). Raises nothing."""
         seconds = self._timeout if timeout is None else timeout
+        lane = self._lanes.get(batch.group)
+        if lane is None:
+            lane = Lane(self._kernels, self._connector, self._exchange, self._random, batch.group)
+            self._lanes[batch.group] = lane
         try:
             if batch.frame is not None:
-                return await self._lane.resend(batch, seconds)
-            return await self._lane.send(batch, sync, seconds)
+                return await lane.resend(batch, seconds)
+            return await lane.send(batch, sync, seconds)
         except UnimeterError as error:  # it has no number yet: surely not sent
             return Outcome(batch, error=error, finished=False)
 
@@ -146,12 +152,23 @@ class AsyncClient:
         info = self._connector.info
         return min(64, info.session_window) if info else 64
 
-    def _batch_limits(self) -> tuple[int, int]:
+    def _encode(self, events: Sequence[Event]) -> list[Batch]:
+        return encode_events(events, *self._batch_shape(), self._group_of)
+
+    def _batch_shape(self) -> tuple[int, int, int]:
+        """Events and bytes of a batch, at most, and the number of groups."""
         info = self._connector.info
         if info is None:
-            return BATCH_EVENTS_MAX, BATCH_BYTES_MAX
+            return BATCH_EVENTS_MAX, BATCH_BYTES_MAX, 1
         room = info.frame_bytes_max - 1024
-        return min(BATCH_EVENTS_MAX, info.batch_events_max), max(ROW_BYTES_MAX, min(BATCH_BYTES_MAX, room))
+        return (
+            min(BATCH_EVENTS_MAX, info.batch_events_max),
+            max(ROW_BYTES_MAX, min(BATCH_BYTES_MAX, room)),
+            info.groups,
+        )
+
+    def _group_of(self, key: int | bytes) -> int:
+        return group_of(key, self._connector.groups, self._kernels)
 
     # ---- questions ----
 
@@ -167,7 +184,7 @@ class AsyncClient:
         """The totals of an account and metric over a period, or over the metric's current one. `filters` keeps the
         events whose dimension has the value, or one of the values: {"region": "eu"}, {"region": ["eu", "us"]}."""
         body = _query_body(account, metric, period, filters)
-        return decode.decode_usage(await self._call(Type.QUERY, body, timeout), account, metric)
+        return decode.decode_usage(await self._call(Type.QUERY, body, timeout, account), account, metric)
 
     async def query_breakdown(
         self,
@@ -183,7 +200,7 @@ class AsyncClient:
         if isinstance(group_by, str) or not group_by:
             raise InvalidArgument("group_by is a list of dimension keys")
         body = _query_body(account, metric, period, filters) | {"group_by": list(group_by)}
-        return decode.decode_rows(await self._call(Type.QUERY, body, timeout))
+        return decode.decode_rows(await self._call(Type.QUERY, body, timeout, account))
 
     async def events(
         self, account: Account, period: Period, *, metric: str | None = None, limit: int | None = None
@@ -198,7 +215,7 @@ class AsyncClient:
             return found
         while limit is None or len(found) < limit:
             body["limit"] = PAGE_RECORDS if limit is None else min(PAGE_RECORDS, limit - len(found))
-            page, cursor = decode.decode_events(await self._call(Type.EVENTS_LIST, body))
+            page, cursor = decode.decode_events(await self._call(Type.EVENTS_LIST, body, account=account))
             found += page
             if cursor is None:
                 break
@@ -207,66 +224,87 @@ class AsyncClient:
             body["after"] = cursor
         return found
 
-    async def alerts(self, account: Account | None = None, *, since: int = 0, limit: int | None = None) -> list[Alert]:
-        """Alerts with a number above `since`, oldest first; at most `limit`."""
-        body: dict[str, Any] = {"since": since}
+    async def alerts(
+        self, account: Account | None = None, *, since: Since = 0, limit: int | None = None
+    ) -> list[Alert]:
+        """Alerts with a number above `since`, oldest first; at most `limit`. Numbers count within a group, so that in
+        a cluster of several groups `since` is one number for all of them, a list of one number per group, or a
+        mapping of groups to numbers (0 for those left out)."""
         if account is not None:
             account_key(account)
-            body["account"] = account
+        if self._connector.info is None:
+            await self.connect()
+        groups = self._connector.groups
+        after = cursors(since, groups)
+        if account is not None:
+            group = self._group_of(account_key(account))
+            return await self._alerts_of(group, after[group], limit, {"account": account})
+        if groups == 1:
+            return await self._alerts_of(0, after[0], limit, {})
+        asking = (self._alerts_of(group, after[group], limit, {"group": group}) for group in range(groups))
+        return merge(await asyncio.gather(*asking), limit)
+
+    async def _alerts_of(self, group: int, since: int, limit: int | None, where: dict[str, Any]) -> list[Alert]:
         found: list[Alert] = []
         while limit is None or len(found) < limit:
             asked = PAGE_RECORDS if limit is None else min(PAGE_RECORDS, limit - len(found))
-            page = decode.decode_alerts(await self._call(Type.ALERTS_LIST, body | {"limit": asked}))
+            body = where | {"since": since, "limit": asked}
+            page = decode.decode_alerts(await self._call(Type.ALERTS_LIST, body, group=group))
             found += page
             if len(page) < asked:
                 break
-            if page[-1].number <= body["since"]:
+            if page[-1].number <= since:
                 raise ProtocolError("a list of alerts whose numbers do not advance")
-            body["since"] = page[-1].number
+            since = page[-1].number
         return found
 
-    async def watch_alerts(self, since: int = 0) -> AsyncIterator[Alert]:
-        """Alerts as they happen, from number `since` + 1 on, each once: an endless iterator with a connection of its
-        own. Connects again by itself; what happened meanwhile is not missed."""
-        while True:
-            arrived: asyncio.Queue[Response | None] = asyncio.Queue()
-            connector = Connector(self._kernels, self._addresses, self._random)
-            connector.on_push = arrived.put_nowait
-            try:
-                link = await connector.link(asyncio.get_running_loop().time() + self._timeout)
-                link.on_lost = partial(arrived.put_nowait, None)
-                request_id = connector.request_id()
-                frame = encode_request(self._kernels, Type.ALERTS_SUBSCRIBE, request_id, encode_map({"since": since}))
-                answer = await link.start(request_id, frame)
-                if answer.status != Status.OK:
-                    raise decode_error(answer.payload)
-                while (push := await arrived.get()) is not None:
-                    if push.type == Type.ALERT_PUSH:
-                        alert = decode.decode_alert(Fields(decode_map(push.payload)))
-                        if alert.number > since:
-                            since = alert.number
-                            yield alert
-            except LinkLost:
-                await asyncio.sleep(0.05)
-            finally:
-                connector.close()
-            if self._connector.closed:
-                raise ClientClosed("the client is closed")
+    async def watch_alerts(self, since: Since = 0) -> AsyncIterator[Alert]:
+        """Alerts as they happen, from number `since` + 1 on, each once: an endless iterator with connections of its
+        own. Connects again by itself, to the next leader if need be; what happened meanwhile is not missed."""
+        if self._connector.info is None:
+            await self.connect()
+        connector = Connector(self._kernels, self._addresses, self._random)
+        watch = Watch(self._kernels, connector, self._connector, self._random, self._timeout)
+        async with aclosing(watch.alerts(since)) as alerts:
+            async for alert in alerts:
+                yield alert
+
+    async def topology(self) -> Topology:
+        """Which nodes there are and who leads which group, as the node that was asked sees it."""
+        try:
+            return decode.decode_topology(await self._call(Type.TOPOLOGY, {}))
+        except Unsupported:  # a server from before there were clusters
+            assert self._connector.info is not None
+            return self._connector.info.topology
+
+    async def cluster(self, op: str, **fields: Any) -> dict[str, Any]:
+        """An operator's request: "status", "add", "remove", "transfer" or "drain", with the fields of the protocol."""
+        return await self._call(Type.CLUSTER, {"op": op, **fields})
 
     async def status(self) -> Mapping[str, Any]:
         """What the server says of itself: its id, its applied log index, how many events it has."""
         return await self._call(Type.STATUS, {})
 
-    async def _call(self, type: Type, body: dict[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    async def _call(
+        self,
+        type: Type,
+        body: dict[str, Any],
+        timeout: float | None = None,
+        account: Account | None = None,
+        group: int | None = None,
+    ) -> dict[str, Any]:
+        """One request: to the leader of the account's group, or of the group; without either, to any node."""
         until = asyncio.get_running_loop().time() + (self._timeout if timeout is None else timeout)
         request_id = self._connector.request_id()
         if self._connector.info is None:
             await self.connect()
+        if account is not None:
+            group = self._group_of(account_key(account))
         try:
             payload = encode_map(body)
         except (ValueError, OverflowError, TypeError, UnicodeEncodeError) as error:
             raise InvalidArgument(f"this cannot be sent: {error}") from None
-        attempt = Attempt(request_id, encode_request(self._kernels, type, request_id, payload))
+        attempt = Attempt(request_id, encode_request(self._kernels, type, request_id, payload), group)
         try:
             response = await self._exchange.ask(attempt, until)
         except UnknownMetric:

@@ -10,7 +10,7 @@ frame of fixed bytes: whatever happens, the same bytes are sent again, and that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from unimeter.client.times import timestamp_ns
@@ -30,26 +30,35 @@ PADDING = tuple(bytes(n) for n in range(8))  # PADDING[-len(tail) & 7]
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """The events of one request. `first` is the place of its first event in the call that made it."""
+    """The events of one request, all of one group. `first` is the place of its first event in the call that made it;
+    the others follow, unless `places` says where each was."""
 
     first: int
     count: int
     dictionary_count: int
     dictionary: bytes
     rows: bytes
+    group: int = 0
+    places: list[int] | None = None
     frame: bytes | None = None  # set once, when it gets its number in a session
     request_id: int = 0
     number: int = 0
     sends_unanswered: int = 0  # more than 0 without a final answer: it may have been counted
     context: object = field(default=None, repr=False)  # whatever the maker wants to find again with the answer
 
+    def place(self, index: int) -> int:
+        """Where its event number `index` stood in the call."""
+        return self.first + index if self.places is None else self.places[index]
+
 
 class BatchWriter:
-    """Collects rows into batches within the limits."""
+    """Collects rows of one group into batches within the limits."""
 
-    def __init__(self, events_max: int = BATCH_EVENTS_MAX, bytes_max: int = BATCH_BYTES_MAX) -> None:
+    def __init__(self, events_max: int = BATCH_EVENTS_MAX, bytes_max: int = BATCH_BYTES_MAX, group: int = 0) -> None:
         self.events_max = events_max
         self.bytes_max = bytes_max
+        self.group = group
+        self.places: list[int] = []  # of the rows, for whoever does not add them in unbroken order
         self._first = 0
         self._rows: list[bytes] = []
         self._rows_bytes = 0
@@ -80,8 +89,12 @@ class BatchWriter:
         """Close the open batch and begin the next."""
         dictionary = b"".join(bytes((len(code),)) + code for code in self._codes)
         dictionary += PADDING[-len(dictionary) & 7]
-        batch = Batch(self._first, len(self._rows), len(self._codes), dictionary, b"".join(self._rows))
+        batch = Batch(self._first, len(self._rows), len(self._codes), dictionary, b"".join(self._rows), self.group)
         self._first += batch.count
+        if self.places:
+            assert len(self.places) == batch.count
+            batch.places, batch.first = self.places, self.places[0]
+            self.places = []
         self._rows = []
         self._rows_bytes = 0
         self._codes = {}
@@ -148,13 +161,20 @@ def _properties(properties: Mapping[str, str], known: dict[object, bytes] | None
 
 
 def encode_events(
-    events: Iterable[Event], events_max: int = BATCH_EVENTS_MAX, bytes_max: int = BATCH_BYTES_MAX
+    events: Iterable[Event],
+    events_max: int = BATCH_EVENTS_MAX,
+    bytes_max: int = BATCH_BYTES_MAX,
+    groups: int = 1,
+    group_of_text: Callable[[bytes], int] | None = None,
 ) -> list[Batch]:
-    """All events as batches; one that cannot be sent raises InvalidArgument with its place, and none is sent."""
-    writer = BatchWriter(events_max, bytes_max)
+    """All events as batches, each of one group; one that cannot be sent raises InvalidArgument with its place, and none
+    is sent. `group_of_text` is needed with several groups. Within an account, events keep their order."""
+    writers = [BatchWriter(events_max, bytes_max, group) for group in range(groups)]
+    writer = writers[0]
     batches: list[Batch] = []
     codes: dict[str, bytes] = {}
     known: dict[object, bytes] = {}
+    texts: dict[str, BatchWriter] = {}
     for place, event in enumerate(events):
         if not isinstance(event, Event):
             raise InvalidArgument(f"event {place}: expected an Event, not {type(event).__name__}")
@@ -162,6 +182,16 @@ def encode_events(
             code = codes.get(event.metric_code)
             if code is None:
                 code = codes[event.metric_code] = metric_code(event.metric_code)
+            if groups > 1:
+                account = event.account_id
+                if isinstance(account, str):
+                    found = texts.get(account)
+                    if found is None:
+                        assert group_of_text is not None
+                        found = texts[account] = writers[group_of_text(utf8(account, "account_id"))]
+                    writer = found
+                elif isinstance(account, int):
+                    writer = writers[account % wire.PARTITIONS % groups]
             row = encode_row(event, writer.metric(code), known)
             if not writer.has_room(len(row)):
                 assert len(writer), "one row always fits an empty batch"
@@ -170,6 +200,7 @@ def encode_events(
         except InvalidArgument as error:
             raise InvalidArgument(f"event {place}: {error}") from None
         writer.add(row)
-    if len(writer):
-        batches.append(writer.take())
+        if groups > 1:
+            writer.places.append(place)
+    batches += [writer.take() for writer in writers if len(writer)]
     return batches

@@ -13,7 +13,9 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from unimeter.client.async_client import CURRENT, AsyncClient
+from unimeter.client.cursors import Since
 from unimeter.client.results import Alert, IngestResult, Metric, ServerInfo, StoredEvent, Usage, UsageRow
+from unimeter.client.topology import Topology
 from unimeter.client.values import Account, Event, Filters, MetricSchema, Period
 from unimeter.errors import ClientClosed, IngestError
 
@@ -110,10 +112,10 @@ class Client:
     ) -> list[StoredEvent]:
         return self._run(self._inner.events(account, period, metric=metric, limit=limit))
 
-    def alerts(self, account: Account | None = None, *, since: int = 0, limit: int | None = None) -> list[Alert]:
+    def alerts(self, account: Account | None = None, *, since: Since = 0, limit: int | None = None) -> list[Alert]:
         return self._run(self._inner.alerts(account, since=since, limit=limit))
 
-    def watch_alerts(self, since: int = 0) -> Iterator[Alert]:
+    def watch_alerts(self, since: Since = 0) -> Iterator[Alert]:
         watch = self._inner.watch_alerts(since)
         try:
             while True:
@@ -124,6 +126,12 @@ class Client:
 
     def status(self) -> Mapping[str, Any]:
         return self._run(self._inner.status())
+
+    def topology(self) -> Topology:
+        return self._run(self._inner.topology())
+
+    def cluster(self, op: str, **fields: Any) -> dict[str, Any]:
+        return self._run(self._inner.cluster(op, **fields))
 
 
 class ClientMetrics:

@@ -8,8 +8,10 @@ from typing import Any
 
 from unimeter.client.protocol import Fields
 from unimeter.client.results import Alert, Metric, ServerInfo, StoredEvent, Usage, UsageRow, Value
+from unimeter.client.topology import NodeAddress, Topology
 from unimeter.client.values import OPERATION_NAMES, Account, AggType, MetricSchema, PeriodType, Threshold
 from unimeter.errors import ProtocolError
+from unimeter.kernels import protocol as wire
 
 Body = Mapping[str, Any]
 
@@ -26,10 +28,38 @@ def decode_hello(body: Body) -> ServerInfo:
         batch_events_max=fields.number("batch_events_max"),
         frame_bytes_max=fields.number("frame_bytes_max"),
         session_window=fields.number("session_window"),
+        partitions=fields.number("partitions", wire.PARTITIONS),
+        nodes=_nodes(fields) if "nodes" in body else (),
+        epoch=fields.number("epoch", 0),
     )
     if info.batch_events_max < 1 or info.frame_bytes_max < 8192 or info.session_window < 1:
         raise ProtocolError(f"a server with impossible limits: {info}")
+    _check_topology(info.topology)
     return info
+
+
+def decode_topology(body: Body) -> Topology:
+    fields = Fields(body)
+    topology = Topology(
+        epoch=fields.number("epoch"),
+        groups=fields.number("groups"),
+        partitions=fields.number("partitions"),
+        leaders=fields.texts("leaders"),
+        nodes=_nodes(fields),
+    )
+    _check_topology(topology)
+    return topology
+
+
+def _nodes(fields: Fields) -> tuple[NodeAddress, ...]:
+    return tuple(NodeAddress(node.number("id"), node.text("address")) for node in fields.maps("nodes"))
+
+
+def _check_topology(topology: Topology) -> None:
+    if topology.partitions != wire.PARTITIONS or not 1 <= topology.groups <= wire.PARTITIONS:
+        raise ProtocolError(f"an impossible cluster: {topology.groups} groups of {topology.partitions} partitions")
+    if len(topology.leaders) != topology.groups:
+        raise ProtocolError(f"{len(topology.leaders)} leaders of {topology.groups} groups")
 
 
 def encode_schema(schema: MetricSchema) -> dict[str, Any]:
@@ -136,6 +166,7 @@ def decode_alert(fields: Fields) -> Alert:
         value=fields.number("value"),
         triggered_at=fields.number("triggered_at"),
         period_start=fields.number("period_start"),
+        group=fields.number("group", 0),
     )
 
 

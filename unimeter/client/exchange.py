@@ -1,9 +1,12 @@
 """Asking until there is an answer: the retry loop that every request goes through.
 
-A request is a frame of fixed bytes with a number. It is sent again, as it is, when the connection is lost, when the
-server pushes back or redirects, and when the connection has gone silent; with growing, randomly shortened waits in
-between; until its deadline. Every request of this protocol may be sent twice: queries change nothing, changes to
-metrics are idempotent, batches are numbered.
+A request is a frame of fixed bytes with a number, and mostly for one group. It is sent to that group's leader, and
+sent again, as it is, when the connection is lost, when the server pushes back or redirects, and when the connection
+has gone silent; with growing, randomly shortened waits in between, in which another node is asked who leads; until
+its deadline. Every request of this protocol may be sent twice: queries change nothing, changes to metrics are
+idempotent, batches are numbered.
+
+A leader that died or hangs is left as soon as another node says that the group has a new one.
 """
 
 from __future__ import annotations
@@ -11,21 +14,33 @@ from __future__ import annotations
 import asyncio
 from random import Random
 
-from unimeter.client.link import Connector, Link, LinkLost
+from unimeter.client.connector import Connector
+from unimeter.client.link import Link, LinkLost
 from unimeter.client.protocol import Response, Status, decode_error, decode_redirect
 from unimeter.client.session import Backoff
-from unimeter.errors import ConnectionFailed, ProtocolError, RequestTimeout, ServerError, Unavailable
+from unimeter.errors import (
+    ConnectionFailed,
+    LeaderChanged,
+    OutcomeUnknown,
+    ProtocolError,
+    RequestTimeout,
+    ServerError,
+    Unavailable,
+)
 
 REDIRECTS_FREE = 3  # redirects followed at once; after that each one waits like any other failure
 DAMAGED_MAX = 5  # answers in a row that were no protocol: it will not get better
+DOUBT_AFTER_SECONDS = 1.0  # without an answer, in a cluster: is the leader still the leader?
+DOUBT_AGAIN_SECONDS = 0.1
 
 
 class Attempt:
     """What is known of one request on its way: read by whoever must judge what a missing answer means."""
 
-    def __init__(self, request_id: int, frame: bytes, sends_unanswered: int = 0) -> None:
+    def __init__(self, request_id: int, frame: bytes, group: int | None = None, sends_unanswered: int = 0) -> None:
         self.request_id = request_id
         self.frame = frame
+        self.group = group  # whose leader is to be asked; None: any node
         self.sends_unanswered = sends_unanswered
         self.sends = 0
 
@@ -43,23 +58,27 @@ class Exchange:
         backoff = Backoff(self._random)
         trouble: Exception | None = None
         redirects = damaged = 0
+        link: Link | None
         loop = asyncio.get_running_loop()
         while True:
             try:
-                link = await self._connector.link(until)
+                link = None
+                link = await self._connector.link(until, attempt.group)
                 response = await self._ask_once(link, attempt, until)
                 if response.status == Status.OK:
                     return response
                 if response.status == Status.REDIRECT:
-                    address = decode_redirect(response.payload)
-                    self._connector.redirect(address)
+                    address, group = decode_redirect(response.payload)
+                    self._connector.redirect(address, attempt.group if group is None else group)
                     trouble = ConnectionFailed(f"redirected to {address}")
                     redirects += 1
                     if redirects <= REDIRECTS_FREE:
                         continue
                 elif response.status in (Status.ERROR, Status.BACKPRESSURE):
                     trouble = decode_error(response.payload)
-                    if response.status == Status.ERROR and not isinstance(trouble, Unavailable):
+                    if isinstance(trouble, (LeaderChanged, OutcomeUnknown)):
+                        attempt.sends_unanswered += 1  # it may have been committed all the same
+                    elif response.status == Status.ERROR and not isinstance(trouble, Unavailable):
                         raise trouble
                 else:
                     raise ProtocolError(f"an answer with the unknown status {response.status}")
@@ -79,7 +98,7 @@ class Exchange:
                 if isinstance(trouble, Unavailable) and not attempt.sends_unanswered:
                     raise trouble
                 raise _timeout(trouble) from trouble
-            await asyncio.sleep(wait_seconds)
+            await asyncio.gather(asyncio.sleep(wait_seconds), self._connector.refresh(until, link))
 
     async def _ask_once(self, link: Link, attempt: Attempt, until: float) -> Response:
         loop = asyncio.get_running_loop()
@@ -90,17 +109,34 @@ class Exchange:
         try:
             while not asking.done():
                 now = loop.time()
-                quiet_until = max(asked_at, link.heard_at) + self._silence_seconds
+                quiet_since = max(asked_at, link.heard_at)
+                look_again_at = quiet_since + self._silence_seconds
                 if now >= until:
                     raise TimeoutError
-                if now >= quiet_until:
+                if now >= look_again_at:
                     link.abort(ConnectionFailed(f"{link.address} was silent for {self._silence_seconds:g} seconds"))
-                await asyncio.wait([asking], timeout=max(0.001, min(until, quiet_until) - now))
+                elif self._connector.is_cluster:
+                    doubt_at = asked_at + DOUBT_AFTER_SECONDS
+                    if now >= doubt_at:
+                        self._doubt(link, attempt, now >= quiet_since + DOUBT_AFTER_SECONDS)
+                        doubt_at = now + DOUBT_AGAIN_SECONDS
+                    look_again_at = min(look_again_at, doubt_at)
+                await asyncio.wait([asking], timeout=max(0.001, min(until, look_again_at) - now))
             response = asking.result()
         finally:
             asking.cancel()
         attempt.sends_unanswered -= 1
         return response
+
+    def _doubt(self, link: Link, attempt: Attempt, is_silent: bool) -> None:
+        """An answer is overdue: leave, if another node leads the group by now. A link that has other answers to
+        give is kept for them."""
+        if not self._connector.suspect(link, attempt.group, is_silent):
+            return
+        reason = ConnectionFailed(f"{link.address} does not answer, and another node leads its group now")
+        if is_silent:
+            link.abort(reason)
+        raise LinkLost(link.address, reason)
 
 
 def _timeout(trouble: Exception | None) -> RequestTimeout:

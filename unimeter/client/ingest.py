@@ -1,6 +1,6 @@
 """Batches on their way: numbered within a session, many in flight, each until its final answer.
 
-The lane owns the current session. A batch waits for a place in the window, gets its number and bytes, and goes
+Every group has a lane, which owns its current session. A batch waits for a place in the window, gets its number and bytes, and goes
 through the exchange. What comes of it is an `Outcome`; `conclude` makes of all the outcomes of a call one result, or
 one exception that says everything.
 """
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from random import Random
 
 from unimeter.client.batch import Batch
+from unimeter.client.connector import Connector
 from unimeter.client.exchange import Attempt, Exchange
-from unimeter.client.link import Connector
 from unimeter.client.protocol import IngestAnswer, decode_ingest
 from unimeter.client.results import VERDICT_SENTENCES, IngestResult, Refusal, Verdict
 from unimeter.client.session import WINDOW, Session
@@ -50,8 +50,8 @@ class Outcome:
         if self.answer is None:
             return []
         return [
-            Refusal(self.batch.first + place, Verdict(verdict))
-            for place, verdict in self.answer.exceptions
+            Refusal(self.batch.place(index), Verdict(verdict))
+            for index, verdict in self.answer.exceptions
             if verdict in VERDICT_SENTENCES
         ]
 
@@ -59,7 +59,10 @@ class Outcome:
 class Lane:
     """The way of all batches to one group."""
 
-    def __init__(self, kernels: Kernels, connector: Connector, exchange: Exchange, random: Random) -> None:
+    def __init__(
+        self, kernels: Kernels, connector: Connector, exchange: Exchange, random: Random, group: int = 0
+    ) -> None:
+        self._group = group
         self._kernels = kernels
         self._connector = connector
         self._exchange = exchange
@@ -99,7 +102,7 @@ class Lane:
 
     async def _see_through(self, batch: Batch, until: float) -> Outcome:
         assert batch.frame is not None
-        attempt = Attempt(batch.request_id, batch.frame, batch.sends_unanswered)
+        attempt = Attempt(batch.request_id, batch.frame, self._group, batch.sends_unanswered)
         try:
             response = await self._exchange.ask(attempt, until)
             attempt.sends_unanswered += 1  # an answer that cannot be read is none
@@ -143,9 +146,11 @@ class Lane:
             await self._connector.link(until)
             info = self._connector.info
             window = min(WINDOW, info.session_window) if info else WINDOW
-            session = Session(self._kernels, self._random.getrandbits(128) or 1, window)
+            hint = self._group if self._connector.groups > 1 else None
+            session = Session(self._kernels, self._random.getrandbits(128) or 1, window, hint)
             request_id = self._connector.request_id()
-            response = await self._exchange.ask(Attempt(request_id, session.open(request_id)), until)
+            attempt = Attempt(request_id, session.open(request_id), self._group)
+            response = await self._exchange.ask(attempt, until)
             verdict = decode_ingest(response.payload, 0).session_verdict
             if verdict == Verdict.SESSIONS_FULL:
                 raise Overloaded("the server has no room for another session", "raise --memory-max, or reuse clients")
@@ -196,6 +201,7 @@ def conclude(outcomes: Sequence[Outcome], unsent: Sequence[Batch] = ()) -> Inges
             result += IngestResult(refused=outcome.batch.count)
         else:
             unfinished.append(outcome.batch)
+    refusals.sort()
     if is_lost:
         text = "the server no longer knows this session, so it cannot tell whether the batches in doubt were counted"
         raise SessionLost(f"{text} ({_events(unfinished)})", result, refusals, unfinished) from first_error

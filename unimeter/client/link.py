@@ -1,37 +1,28 @@
-"""Connections: one `Link` per address, and the `Connector` that keeps one ready.
+"""One connection, as the rest of the client sees it: a `Link`.
 
 A link is made usable by a handshake (HELLO); before that nothing else is sent. Requests are matched to answers by
 number, many at a time. When a link is lost every request on it is told so (LinkLost) and whoever waits decides
 whether to ask again: numbers are unique within a client, so the same bytes may go out on another link.
+
+A process that is stopped, or a cable that is cut, closes nothing. So a link that owes an answer and says nothing is
+probed: `probe` asks HELLO again, which any server that lives answers at once. Answers to probes do not count as
+having been heard of: a server may be alive and yet owe an answer for ever.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-from collections.abc import Callable, Sequence
-from random import Random
+from collections.abc import Callable
 from typing import cast
 
-from unimeter.client.decode import decode_hello
-from unimeter.client.protocol import (
-    Protocol,
-    Response,
-    Status,
-    Type,
-    decode_error,
-    decode_map,
-    encode_map,
-    encode_request,
-)
+from unimeter.client.protocol import Protocol, Response, Type, encode_map, encode_request
 from unimeter.client.results import ServerInfo
-from unimeter.client.session import Backoff
-from unimeter.errors import ClientClosed, ConnectionFailed, InvalidArgument, ProtocolError, ServerError, Unavailable
+from unimeter.errors import ConnectionFailed, InvalidArgument, ProtocolError
 from unimeter.kernels import protocol as wire
 from unimeter.kernels.api import Kernels
 
 CLIENT_NAME = "unimeter-python"
-ATTEMPT_SECONDS_MAX = 10.0  # for one connection with its handshake
+PROBE_ANSWER_SECONDS_MAX = 1.0
 
 
 class LinkLost(Exception):
@@ -53,14 +44,18 @@ def parse_address(address: str) -> tuple[str, int]:
 
 
 class Link(asyncio.Protocol):
-    """One connection after its handshake."""
+    """One connection; of use once `info` is there, after its handshake."""
 
-    def __init__(self, kernels: Kernels, address: str, on_push: Callable[[Response], None] | None) -> None:
+    def __init__(self, kernels: Kernels, address: str, on_push: Callable[[Link, Response], None] | None) -> None:
         self.address = address
         self.info: ServerInfo | None = None
         self.alive = False
-        self.heard_at = 0.0  # loop time of the last byte
+        self.heard_at = 0.0  # loop time of the last byte, those of probes left out
+        self._kernels = kernels
         self._protocol = Protocol(kernels)
+        self._probe: asyncio.TimerHandle | None = None  # running out: the probe has had no answer
+        self._probe_id = 0
+        self._probed_at = 0.0
         self._waiting: dict[int, asyncio.Future[Response]] = {}
         self.on_lost: Callable[[], None] | None = None
         self._on_push = on_push
@@ -68,22 +63,31 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
 
+    @property
+    def usable(self) -> bool:
+        return self.alive and self.info is not None
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by behaviour, not by class
         self.alive = True
         self.heard_at = self._loop.time()
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = self._loop.time()
         try:
             responses = self._protocol.receive(data)
         except ProtocolError as error:
             self.abort(error)
             return
+        if self._probe and any(response.request_id == self._probe_id for response in responses):
+            self._probe.cancel()
+            self._probe = None
+            if len(responses) == 1:
+                return
+        self.heard_at = self._loop.time()
         for response in responses:
             if response.request_id == 0:
                 if self._on_push:
-                    self._on_push(response)
+                    self._on_push(self, response)
                 continue
             waiter = self._waiting.pop(response.request_id, None)
             if waiter is not None and not waiter.done():  # else: its asker has given up meanwhile
@@ -91,6 +95,8 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.alive = False
+        if self._probe:
+            self._probe.cancel()
         lost = LinkLost(self.address, self._cause or exc)
         for waiter in self._waiting.values():
             if not waiter.done():
@@ -117,107 +123,15 @@ class Link(asyncio.Protocol):
         self._transport.write(frame)
         return waiter
 
+    def hello(self, request_id: int) -> bytes:
+        return encode_request(self._kernels, Type.HELLO, request_id, encode_map({"client": CLIENT_NAME}))
 
-class Connector:
-    """Keeps a usable link to the server that answers, whichever of the addresses that is."""
-
-    def __init__(self, kernels: Kernels, addresses: Sequence[str], random: Random) -> None:
-        if isinstance(addresses, str) or not addresses:
-            raise InvalidArgument('addresses is a list like ["localhost:7001"]')
-        for address in addresses:
-            parse_address(address)
-        self.closed = False
-        self.info: ServerInfo | None = None  # of the last server that was reached
-        self.on_push: Callable[[Response], None] | None = None
-        self._kernels = kernels
-        self._addresses = list(addresses)
-        self._random = random
-        self._preferred = self._addresses[0]
-        self._links: dict[str, Link] = {}
-        self._connecting = asyncio.Lock()
-        self._next_request_id = random.getrandbits(31)
-
-    def request_id(self) -> int:
-        """A number that no other request of this client has (for the next four billion)."""
-        self._next_request_id = self._next_request_id % 0xFFFF_FFFF + 1
-        return self._next_request_id
-
-    def redirect(self, address: str) -> None:
-        """The server at another address is the one to ask."""
-        try:
-            parse_address(address)
-        except InvalidArgument:
-            raise ProtocolError(f"a redirect to something that is no address: {address!r}") from None
-        self._preferred = address
-
-    async def link(self, until: float, fail_fast: bool = False) -> Link:
-        """A usable link. Tries again until loop time `until`, or just every address once; then ConnectionFailed."""
-        while True:
-            found = self._links.get(self._preferred)
-            if found is not None and found.alive and found.info is not None:
-                return found
-            async with self._connecting:
-                found = self._links.get(self._preferred)
-                if found is None or not found.alive:
-                    await self._connect(until, fail_fast)
-
-    async def _connect(self, until: float, fail_fast: bool) -> None:
-        loop = asyncio.get_running_loop()
-        backoff = Backoff(self._random)
-        failures: dict[str, Exception] = {}
-        while True:
-            for address in dict.fromkeys([self._preferred, *self._addresses]):
-                if self.closed:
-                    raise ClientClosed("the client is closed")
-                try:
-                    async with asyncio.timeout_at(min(until, loop.time() + ATTEMPT_SECONDS_MAX)):
-                        self._links[address] = await self._open(address)
-                    self._preferred = address
-                    return
-                except (OSError, TimeoutError, LinkLost, Unavailable) as error:
-                    reason = error.cause if isinstance(error, LinkLost) and error.cause else error
-                    if not isinstance(reason, TimeoutError) or address not in failures:
-                        failures[address] = reason  # running out of time says less than what went wrong before
-            for failure in failures.values():
-                if isinstance(failure, ProtocolError):
-                    raise failure  # something else than Unimeter listens there: waiting would not help
-            wait_seconds = backoff.wait_seconds()
-            if fail_fast or loop.time() + wait_seconds >= until:
-                for failure in failures.values():
-                    if isinstance(failure, ServerError):
-                        raise failure
-                reasons = "; ".join(f"{address}: {_reason(failure)}" for address, failure in failures.items())
-                raise ConnectionFailed(f"no server could be reached ({reasons}); to start one: unimeter node")
-            await asyncio.sleep(wait_seconds)
-
-    async def _open(self, address: str) -> Link:
-        host, port = parse_address(address)
-        loop = asyncio.get_running_loop()
-        link = Link(self._kernels, address, self.on_push)
-        await loop.create_connection(lambda: link, host, port)
-        try:
-            request_id = self.request_id()
-            hello = encode_map({"client": CLIENT_NAME})
-            response = await link.start(request_id, encode_request(self._kernels, Type.HELLO, request_id, hello))
-            if response.status == Status.REDIRECT:
-                raise ProtocolError("a redirect in answer to the handshake")
-            if response.status != Status.OK:
-                raise decode_error(response.payload)
-            link.info = self.info = decode_hello(decode_map(response.payload))
-        except BaseException as error:
-            link.abort(error if isinstance(error, Exception) else ClientClosed("given up"))
-            raise
-        return link
-
-    def close(self) -> None:
-        self.closed = True
-        for link in self._links.values():
-            link.abort(ClientClosed("the client was closed"))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ConnectionRefusedError) or f"[Errno {errno.ECONNREFUSED}]" in str(error):
-        return "connection refused"  # the second: of several addresses of one host, each was
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    return str(error) or type(error).__name__
+    def probe(self, request_id: int, again_seconds: float = 0.0) -> None:
+        """Is anybody there? The link is given up if this has no answer soon. Not more often than `again_seconds` says."""
+        now = self._loop.time()
+        if self._probe is None and self.usable and self._transport and now >= self._probed_at + again_seconds:
+            self._probe_id, self._probed_at = request_id, now
+            self._probe = self._loop.call_later(
+                PROBE_ANSWER_SECONDS_MAX, self.abort, ConnectionFailed(f"{self.address} does not answer")
+            )
+            self._transport.write(self.hello(request_id))

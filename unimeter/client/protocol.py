@@ -1,7 +1,7 @@
 """Protocol version 2 as bytes, without a socket: requests are encoded, what arrives becomes responses.
 
     header, 32 B   magic u32, version u8, type u8, status u8, flags u8, payload_len u32, request_id u32,
-                   deadline_ms u32, reserved u32, payload crc32c u32, header crc32c u32
+                   deadline_ms u32, group_hint u32, payload crc32c u32, header crc32c u32
     payload        ingest: a batch; everything else: a msgpack map with text keys
 
 Whatever arrives, `receive` and the decoders either return or raise ProtocolError.
@@ -39,7 +39,10 @@ class Type(IntEnum):
     ALERTS_LIST = wire.V2_TYPE_ALERTS_LIST
     STATUS = wire.V2_TYPE_STATUS
     ALERTS_SUBSCRIBE = wire.V2_TYPE_ALERTS_SUBSCRIBE
+    TOPOLOGY = wire.V2_TYPE_TOPOLOGY
+    CLUSTER = wire.V2_TYPE_CLUSTER
     ALERT_PUSH = wire.V2_TYPE_ALERT_PUSH
+    TOPOLOGY_PUSH = wire.V2_TYPE_TOPOLOGY_PUSH
 
 
 class Status(IntEnum):
@@ -115,10 +118,18 @@ class Protocol:
 
 
 def encode_request(
-    kernels: Kernels, type: int, request_id: int, payload: bytes, flags: int = 0, deadline_ms: int = 0
+    kernels: Kernels,
+    type: int,
+    request_id: int,
+    payload: bytes,
+    flags: int = 0,
+    deadline_ms: int = 0,
+    group: int | None = None,
 ) -> bytes:
+    """One request frame. `group`: the one that an ingest request is for, as a hint; None: unsaid."""
+    hint = 0 if group is None else group + 1
     crc = kernels.crc32c(payload)
-    fields = (wire.V2_MAGIC, wire.V2_VERSION, type, 0, flags, len(payload), request_id, deadline_ms, 0, crc, 0)
+    fields = (wire.V2_MAGIC, wire.V2_VERSION, type, 0, flags, len(payload), request_id, deadline_ms, hint, crc, 0)
     head = wire.V2_HEADER.pack(*fields)[: -CHECKSUM.size]
     return head + CHECKSUM.pack(kernels.crc32c(head)) + payload
 
@@ -175,8 +186,10 @@ def decode_error(payload: bytes) -> ServerError:
     return server_error(body.text("code"), body.text("message"), body.text("fix", ""))
 
 
-def decode_redirect(payload: bytes) -> str:
-    return Fields(decode_map(payload)).text("address")
+def decode_redirect(payload: bytes) -> tuple[str, int | None]:
+    """Where to ask instead, and for which group that is so."""
+    body = Fields(decode_map(payload))
+    return body.text("address"), body.number_or_none("group")
 
 
 class Fields:

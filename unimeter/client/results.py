@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from unimeter.client.topology import NodeAddress, Topology
 from unimeter.client.values import Account, MetricSchema
 from unimeter.kernels import protocol as wire
 
@@ -116,7 +117,7 @@ class StoredEvent:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """A threshold that was crossed. `number` counts upwards: the cursor of alerts."""
+    """A threshold that was crossed. `number` counts upwards within the `group` of the account: the cursor of alerts."""
 
     number: int
     account: Account
@@ -125,6 +126,7 @@ class Alert:
     value: int  # the total at the crossing
     triggered_at: int  # ns
     period_start: int  # ns
+    group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,3 +154,10 @@ class ServerInfo:
     batch_events_max: int
     frame_bytes_max: int
     session_window: int
+    partitions: int = wire.PARTITIONS
+    nodes: tuple[NodeAddress, ...] = ()  # empty: a server that knows nothing of clusters
+    epoch: int = 0
+
+    @property
+    def topology(self) -> Topology:
+        return Topology(self.epoch, self.groups, self.partitions, self.leaders, self.nodes)

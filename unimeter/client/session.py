@@ -9,6 +9,8 @@ has had its final answer here. Each batch carries `settled_below` as it was when
     admit() -> a number and a frame for a batch, if the window has room
     settle() -> the batch has its final answer
 
+A session lives in the group that its batches go to: with several groups a client keeps one for each.
+
 A session is never opened twice: if the server has forgotten it, a batch that may have been counted under it must not
 be counted again under a fresh one. `retire()` ends a session with batches that stay in doubt; they keep their
 frames and may still be sent again, while new batches go to the next session.
@@ -27,7 +29,7 @@ WINDOW = wire.SESSION_WINDOW
 
 
 class Session:
-    def __init__(self, kernels: Kernels, id: int, window: int = WINDOW) -> None:
+    def __init__(self, kernels: Kernels, id: int, window: int = WINDOW, group: int | None = None) -> None:
         assert 0 < id < 2**128
         assert 0 < window <= WINDOW
         self.id = id
@@ -35,6 +37,7 @@ class Session:
         self.retired = False
         self._kernels = kernels
         self._window = window
+        self._group = group  # None: the only one there is
         self._next = 1
         self._settled_below = 1
         self._settled: set[int] = set()  # numbers above settled_below that are settled already
@@ -58,7 +61,7 @@ class Session:
     def open(self, request_id: int) -> bytes:
         """The request that opens this session."""
         assert not self.is_open
-        return encode_request(self._kernels, Type.INGEST, request_id, encode_open_session(self.id))
+        return encode_request(self._kernels, Type.INGEST, request_id, encode_open_session(self.id), group=self._group)
 
     def admit(self, batch: Batch, request_id: int, sync: bool) -> None:
         """Give the batch its number and its bytes, once."""
@@ -71,7 +74,7 @@ class Session:
         batch.request_id = request_id
         payload = encode_batch(batch, self.id, self._settled_below)
         flags = wire.V2_FLAG_INGEST_VERDICTS | (0 if sync else wire.V2_FLAG_INGEST_ASYNC)
-        batch.frame = encode_request(self._kernels, Type.INGEST, request_id, payload, flags)
+        batch.frame = encode_request(self._kernels, Type.INGEST, request_id, payload, flags, group=self._group)
 
     def settle(self, number: int) -> None:
         """This number has its final answer."""
@@ -90,7 +93,7 @@ class Session:
 class Backoff:
     """Waits that double up to a bound, each shortened at random so that many clients do not come back at once."""
 
-    def __init__(self, random: Random, first_seconds: float = 0.02, max_seconds: float = 1.0) -> None:
+    def __init__(self, random: Random, first_seconds: float = 0.02, max_seconds: float = 0.25) -> None:
         self._random = random
         self._next_seconds = first_seconds
         self._max_seconds = max_seconds

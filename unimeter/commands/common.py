@@ -11,9 +11,20 @@ from rich.table import Table
 from unimeter.errors import InvalidArgument
 
 ServerOption = Annotated[
-    str, typer.Option("--server", envvar="UNIMETER_SERVER", help="Address of the node to talk to, host:port.")
+    str,
+    typer.Option(
+        "--server",
+        envvar="UNIMETER_SERVER",
+        metavar="ADDR[,ADDR...]",
+        help="Address of a node to talk to, host:port; or of several, with commas between them.",
+    ),
 ]
 DEFAULT_SERVER = "127.0.0.1:7001"
+
+
+def servers_of(text: str) -> list[str]:
+    """The addresses that --server names."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def print_table(table: Table) -> None:

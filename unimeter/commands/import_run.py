@@ -1,6 +1,7 @@
 """The import itself: records become rows, rows become batches, many batches are under way at once.
 
-One thread does it all: it makes a batch while the server works on those before it. What comes back is counted, and
+One thread does it all: it makes a batch while the server works on those before it. In a cluster of several groups
+each batch is of one group, so that it goes straight to that group's leader. What comes back is counted, and
 every row that is not in the server afterwards is known by its line: bad (it is no event, it was never sent), conflict
 (its id is known with another content) or refused (with the reason).
 """
@@ -21,12 +22,14 @@ from unimeter.client.async_client import AsyncClient
 from unimeter.client.batch import BATCH_BYTES_MAX, Batch, BatchWriter
 from unimeter.client.ingest import Outcome
 from unimeter.client.results import VERDICT_SENTENCES
+from unimeter.client.topology import group_of_row
 from unimeter.client.values import metric_code
 from unimeter.commands.import_rows import Mapping, row_maker
 from unimeter.commands.import_source import BadRecord, Record, Source
 from unimeter.errors import InvalidArgument, UnknownMetric
+from unimeter.kernels import load
 
-IN_FLIGHT_MAX = 16  # batches under way; the session window allows 64
+IN_FLIGHT_MAX = 16  # batches under way, of all groups; the session window allows 64 of each
 SHOWN_MAX = 20  # rows that are named on the terminal; all are counted
 
 Show = Callable[[str], None]
@@ -100,8 +103,9 @@ class Prepared:
 class Import:
     """One import of one source. `counts` is current at any time."""
 
-    def __init__(self, mapping: Mapping, batch_events: int, complaints: Complaints) -> None:
+    def __init__(self, mapping: Mapping, batch_events: int, complaints: Complaints, groups: int = 1) -> None:
         self.counts = Counts()
+        self._groups = groups
         self._mapping = mapping
         self._batch_events = batch_events
         self._complaints = complaints
@@ -138,9 +142,13 @@ class Import:
         counts = self.counts
         make = row_maker(self._mapping)
         code = metric_code(self._mapping.metric)
-        writer = BatchWriter(self._batch_events, BATCH_BYTES_MAX)
-        writer.metric(code)
-        lines: list[int] = []
+        kernels = load()
+        groups = self._groups
+        writers = [BatchWriter(self._batch_events, BATCH_BYTES_MAX, group) for group in range(groups)]
+        lines: list[list[int]] = [[] for _ in writers]
+        for writer in writers:
+            writer.metric(code)
+        group = 0
         for record in source.records():
             counts.read += 1
             if type(record) is not tuple:
@@ -151,14 +159,18 @@ class Import:
             except (InvalidArgument, UnicodeEncodeError) as error:
                 self._bad(BadRecord(record[0], _reason(error), self._raw(record)))
                 continue
+            if groups > 1:
+                group = group_of_row(row, groups, kernels)
+            writer = writers[group]
             if not writer.has_room(len(row)):
-                yield Prepared(writer.take(), lines)
-                lines = []
+                yield Prepared(writer.take(), lines[group])
+                lines[group] = []
                 writer.metric(code)
             writer.add(row)
-            lines.append(record[0])
-        if len(writer):
-            yield Prepared(writer.take(), lines)
+            lines[group].append(record[0])
+        for group, writer in enumerate(writers):
+            if len(writer):
+                yield Prepared(writer.take(), lines[group])
 
     def _raw(self, record: Record) -> str:
         assert isinstance(record, tuple)

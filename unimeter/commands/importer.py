@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unimeter.commands.common import DEFAULT_SERVER, ServerOption
+from unimeter.commands.common import DEFAULT_SERVER, ServerOption, servers_of
 
 if TYPE_CHECKING:
     from unimeter.commands.import_rows import Mapping
@@ -160,21 +160,21 @@ async def _import(  # one call, from import_file
         return Source(file, kind, delimiter, mapping.columns())
 
     with Complaints(show, bad_rows, kind) as complaints:
-        async with AsyncClient([server], timeout=timeout, connect_timeout=0) as client:
+        async with AsyncClient(servers_of(server), timeout=timeout, connect_timeout=0) as client:
             info = await client.connect()
             batch = min(batch, info.batch_events_max)
             remark = await check_metric(client, mapping)
             if remark:
                 show(f"note: {remark}")
             started = time.monotonic()
-            work = Import(mapping, batch, complaints)
+            work = Import(mapping, batch, complaints, info.groups)
             if strict:
                 with open_source() as opened, Bar(console, "checking", opened.size_bytes) as bar:
                     good = work.check(opened, bar.at)
                 if not good:
                     show(f"{work.counts.bad:,} of {work.counts.read:,} rows are bad; nothing was imported (--strict)")
                     return False
-                work = Import(mapping, batch, complaints)
+                work = Import(mapping, batch, complaints, info.groups)
             with open_source() as opened, Bar(console, "importing", opened.size_bytes) as bar:
                 try:
                     await work.run(opened, client, bar.at)

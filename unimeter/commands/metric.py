@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from unimeter.client.values import AggType, MetricSchema, PeriodType, Threshold
-from unimeter.commands.common import DEFAULT_SERVER, ServerOption, print_table, split_pair
+from unimeter.commands.common import DEFAULT_SERVER, ServerOption, print_table, servers_of, split_pair
 
 app = typer.Typer(
     help="Create, list and delete metrics. An event names its metric; the metric says what is done with it.",
@@ -66,7 +66,7 @@ def create(
     thresholds = [_threshold(text, "--threshold", False) for text in threshold or []]
     thresholds += [_threshold(text, "--recurring-threshold", True) for text in recurring_threshold or []]
     schema = MetricSchema(code, agg, dimension or [], thresholds, period, billing_day, recurring)
-    with Client([server], connect_timeout=0) as client:
+    with Client(servers_of(server), connect_timeout=0) as client:
         created = client.metrics.create(schema)
     typer.echo(f"created {code}" if created else f"{code} is there")
 
@@ -88,7 +88,7 @@ def list_metrics(
     from unimeter.client.client import Client
     from unimeter.client.decode import encode_schema
 
-    with Client([server], connect_timeout=0) as client:
+    with Client(servers_of(server), connect_timeout=0) as client:
         metrics = client.metrics.list()
     if as_json:
         typer.echo(json.dumps([encode_schema(metric.schema) | {"id": metric.id} for metric in metrics], indent=1))
@@ -126,6 +126,6 @@ def delete(
     """Delete a metric: it takes no more events and answers no more queries. Its events stay in the journal."""
     from unimeter.client.client import Client
 
-    with Client([server], connect_timeout=0) as client:
+    with Client(servers_of(server), connect_timeout=0) as client:
         client.metrics.delete(code)
     typer.echo(f"deleted {code}")

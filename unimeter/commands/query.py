@@ -10,7 +10,7 @@ import typer
 from unimeter.client.results import UsageRow, Value
 from unimeter.client.times import TIMESTAMP_MAX_NS, iso, parse_time
 from unimeter.client.values import Period
-from unimeter.commands.common import DEFAULT_SERVER, ServerOption, account_of, print_table, split_pair
+from unimeter.commands.common import DEFAULT_SERVER, ServerOption, account_of, print_table, servers_of, split_pair
 
 app = typer.Typer()
 
@@ -57,7 +57,7 @@ def query(
         wanted.setdefault(key, []).append(value)
     who = account_of(account, text)
     keys = list(dict.fromkeys(group_by or []))
-    with Client([server], connect_timeout=0) as client:
+    with Client(servers_of(server), connect_timeout=0) as client:
         if keys:
             rows = client.query_breakdown(who, metric, period, group_by=keys, filters=wanted)
         else:

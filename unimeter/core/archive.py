@@ -4,11 +4,14 @@ The journal is the only copy of the events. To list events, or to add up the par
 off, stretches of it are read again; this index says which. A stripe covers consecutive records of about
 `stripe_bytes`, and knows the rows' sequence numbers and the range of their times: real streams are nearly in
 time order, so a cut hour touches few stripes.
+
+A record may hold an entry that was superseded later: its row numbers were given out again. So a stripe's rows are
+clamped to [first_row, end_row) when it is read, and no stripe goes on behind a record with a superseded entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import NamedTuple
 
 import msgpack
@@ -35,18 +38,32 @@ class Archive:
         self._stripe_bytes = stripe_bytes
         self._stripes: list[Stripe] = []
         self._last_record = (0, 0)  # segment and offset of the newest record
+        self._closed = False  # the newest stripe must not grow
 
     def __len__(self) -> int:
         return len(self._stripes)
 
-    def add(self, began: Position, length: int, first_row: int, end_row: int, min_ts: int, max_ts: int) -> None:
-        """An entry with rows of this group was applied: its record began at `began` and is `length` bytes long."""
+    def add(
+        self,
+        began: Position,
+        length: int,
+        first_row: int,
+        end_row: int,
+        min_ts: int,
+        max_ts: int,
+        dirty: Container[tuple[int, int]] = (),
+    ) -> None:
+        """An entry with rows of this group was applied: its record began at `began` and is `length` bytes long. `dirty`:
+        places (segment, offset) of records that hold a superseded entry."""
         again = self._last_record == (began.segment, began.offset)  # another entry in the same record
+        if self._last_record in dirty and not again:
+            self._closed = True
         self._last_record = (began.segment, began.offset)
         added = 0 if again else length
         last = self._stripes[-1] if self._stripes else None
         follows = last is not None and (last.segment, last.offset + last.length) == (began.segment, began.offset)
-        if last is not None and (again or (follows and last.length + length <= self._stripe_bytes)):
+        grows = follows and not self._closed and last is not None and last.length + length <= self._stripe_bytes
+        if last is not None and (again or grows):
             self._stripes[-1] = last._replace(
                 length=last.length + added,
                 end_row=end_row,
@@ -54,6 +71,7 @@ class Archive:
                 max_ts=max(last.max_ts, max_ts),
             )
             return
+        self._closed = False
         self._stripes.append(
             Stripe(began.segment, began.offset, length, began.seq, began.chain, first_row, end_row, min_ts, max_ts)
         )
@@ -75,6 +93,7 @@ class Archive:
     def load(self, data: bytes) -> None:
         """The inverse of dump. Raises ValueError or TypeError for other bytes."""
         self._stripes = [Stripe(*row) for row in msgpack.unpackb(data)]
+        self._closed = True
         self._check()
 
     def _check(self) -> None:

@@ -4,6 +4,10 @@ A metric's id is its position and is never used again; deleting a metric hides i
 afterwards starts at zero under a new id. What was reported never changes: the aggregation, the period and the
 `recurring` flag of a metric are fixed; dimensions can be added (older events have the empty value there) and
 thresholds replaced (a threshold with a new value is a new threshold: it takes a new slot and may fire again).
+
+Every group must know every metric under the same id, and apply what happened to it in its own log's order. So group 0
+orders the changes and numbers them (`version`); the other groups get each change as an entry of their own and apply it
+when it is the next one, else not at all.
 """
 
 from __future__ import annotations
@@ -120,6 +124,7 @@ class Catalog:
     kernels: Kernels
     metrics: list[Metric] = field(default_factory=list)
     compiled: KernelCatalog = field(init=False)
+    changes: list[bytes] = field(default_factory=list)  # bodies of the entries that changed something, oldest first
     _by_code: dict[str, Metric] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -128,6 +133,11 @@ class Catalog:
     def _rebuild(self) -> None:
         self._by_code = {m.definition.code: m for m in self.metrics if m.alive}
         self.compiled = self.kernels.catalog([metric.pack() for metric in self.metrics])
+
+    @property
+    def version(self) -> int:
+        """How many changes it has seen."""
+        return len(self.changes)
 
     def get(self, code: str) -> Metric | None:
         return self._by_code.get(code)
@@ -198,16 +208,17 @@ class Catalog:
         self._rebuild()
 
     def dump(self) -> bytes:
-        packed: bytes = msgpack.packb(
-            [[asdict(m.definition), m.alive, [[asdict(t), a] for t, a in m.slots]] for m in self.metrics]
-        )
+        metrics = [[asdict(m.definition), m.alive, [[asdict(t), a] for t, a in m.slots]] for m in self.metrics]
+        packed: bytes = msgpack.packb([metrics, self.changes])
         return packed
 
     def load(self, data: bytes) -> None:
+        metrics, changes = msgpack.unpackb(data)
         self.metrics = [
             Metric(number, definition_from(fields), alive, tuple((Threshold(**t), active) for t, active in slots))
-            for number, (fields, alive, slots) in enumerate(msgpack.unpackb(data))
+            for number, (fields, alive, slots) in enumerate(metrics)
         ]
+        self.changes = list(changes)
         self._rebuild()
 
 
@@ -232,10 +243,23 @@ def encode_delete(code: str) -> bytes:
 def apply_entry(catalog: Catalog, body: bytes) -> tuple[Metric, bool] | None:
     """Apply a catalog entry's body. Raises Refused when the change is not allowed (and nothing changed)."""
     change = msgpack.unpackb(body)
+    if change.get("version", catalog.version + 1) != catalog.version + 1:
+        return None  # it is here already, or others before it are missing: it will come again
+    before = catalog.compiled
+    made = None
     if "put" in change:
-        return catalog.put(definition_from(change["put"]))
-    catalog.delete(change["delete"])
-    return None
+        made = catalog.put(definition_from(change["put"]))
+    else:
+        catalog.delete(change["delete"])
+    if catalog.compiled is not before:
+        catalog.changes.append(body)
+    return made
+
+
+def numbered(change: bytes, version: int) -> bytes:
+    """The body of a change as it goes into the logs of the groups that follow."""
+    packed: bytes = msgpack.packb({**msgpack.unpackb(change), "version": version})
+    return packed
 
 
 def _bad(message: str, fix: str) -> Refused:

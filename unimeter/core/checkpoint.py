@@ -1,11 +1,12 @@
 """Checkpoints: the state written out, so that recovery starts there and not at the beginning of time.
 
-    checkpoint/00000000000000000042.ckpt       the number is the last journal record it contains
+    checkpoint/00000000000000000042.ckpt       the number is the journal record behind which replaying begins
     [ header block: magic, crc, msgpack (position in the journal, sections and their lengths) ]
     [ chunk | chunk | ... ]     each: crc32c u32, length u32, chunk number u64, then data; one disk write each
     [ footer block: magic, crc, number of chunks, number ]      written last: with it the checkpoint is complete
 
-Sections, in order, for each group: its catalog, its archive index, its state image. The image is frozen when the
+Sections, in order: `meta` (of every group its catalog, its archive index, its Raft; the marks of the log), and for each group
+its state image. Replaying begins at the oldest entry that was durable and not applied. The image is frozen when the
 checkpoint begins (the kernels copy on write), so the world goes on meanwhile. One chunk is written at a time. The
 journal is never deleted, so a checkpoint that is incomplete or unreadable costs time, never data: recovery takes
 the one before, or the whole journal.
@@ -23,11 +24,13 @@ from unimeter.config import BLOCK_BYTES, NodeConfig
 from unimeter.core.flow import CreateFile, DeleteFile, Flow, ReadFailed, ReadFile, WriteFile
 from unimeter.core.group import Group
 from unimeter.core.journal import Position, block_ceil
+from unimeter.core.log_marks import LogMarks
+from unimeter.core.replay import raft_section
 from unimeter.kernels.api import Kernels
 
 HEADER_MAGIC = b"UMCKPT01"
 FOOTER_MAGIC = b"UMCKEND1"
-VERSION = 1
+VERSION = 2
 KEPT_MAX = 2
 _CHUNK = struct.Struct("<IIQ")
 _BLOCK = struct.Struct("<8sII")
@@ -74,18 +77,26 @@ def write(
     cluster_id: int,
     position: Position,
     groups: list[Group],
+    marks: LogMarks,
     useless: list[str],
     old: list[str],
 ) -> Flow[str]:
-    """Write a checkpoint of the groups as they are now; `position`: behind the last applied record. Before,
+    """Write a checkpoint of the groups as they are now; `position`: from where on the journal is to be replayed. Before,
     delete the `useless` files (incomplete ones: they only take room); after, the `old` ones. Returns the new file's name;
     on NoSpace the caller calls abandon()."""
-    parts: list[tuple[str, int, Iterator[bytes]]] = []
+    described = [
+        {
+            "catalog": group.catalog.dump(),
+            "archive": group.archive.dump(),
+            "raft": raft_section(group),
+            "cluster": group.cluster,
+        }
+        for group in groups
+    ]
+    meta: bytes = msgpack.packb({"groups": described, "marks": marks.dump()})
+    parts: list[tuple[str, int, Iterator[bytes]]] = [("meta", len(meta), iter([meta]))]
     for group in groups:
-        catalog, archive = group.catalog.dump(), group.archive.dump()
         image = group.state.checkpoint_begin()
-        parts.append((f"catalog:{group.number}", len(catalog), iter([catalog])))
-        parts.append((f"archive:{group.number}", len(archive), iter([archive])))
         parts.append((f"state:{group.number}", image, _image(group, config.checkpoint_chunk_bytes)))
     file = checkpoint_file(position.seq)
     for name in useless:

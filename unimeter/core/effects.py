@@ -63,10 +63,17 @@ class Read(NamedTuple):
     length: int
 
 
+class Dial(NamedTuple):
+    """Connect to another node's peer address. Completes once: LinkOpened with `dialled` = ref, or DialFailed."""
+
+    ref: int
+    address: str
+
+
 class Halt(NamedTuple):
     """Stop this node now. reason None: a clean stop that was asked for."""
 
     reason: str | None
 
 
-Effect = Send | Close | Write | Create | Delete | Read | Halt
+Effect = Send | Close | Dial | Write | Create | Delete | Read | Halt

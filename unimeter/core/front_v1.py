@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from unimeter.config import PARTITIONS
 from unimeter.core.catalog import AGGREGATIONS, PERIODS, Definition, Metric, Threshold
-from unimeter.core.refusal import Refused
-from unimeter.core.service import Service, Usage
+from unimeter.core.refusal import Elsewhere, Refused
+from unimeter.core.service import GroupAlert, Service, Usage
 from unimeter.kernels import protocol as wire
 from unimeter.kernels.api import Alert, Event, Frame, Row
 
@@ -20,6 +20,7 @@ COUNT_UNIQUE = AGGREGATIONS.index("count-unique")
 U64 = 2**64 - 1
 VALUES_PER_FILTER = wire.V1_FILTER_VALUES_MAX
 NAME_BYTES = 32
+ALERT_GROUP_BITS = 8  # of an alert's offset, where there are several groups
 
 Send = Callable[[bytes], None]
 
@@ -28,12 +29,20 @@ def encode(status: int, request_id: int, payload: bytes = b"") -> bytes:
     return wire.V1_RESPONSE_HEADER.pack(status, request_id, len(payload)) + payload
 
 
+def address_field(address: str) -> bytes:
+    return address.encode().ljust(wire.V1_ADDRESS_BYTES, b"\0")
+
+
 def encode_error(request_id: int, refusal: Refused) -> bytes:
+    if isinstance(refusal, Elsewhere):
+        return encode(wire.V1_STATUS_REDIRECT, request_id, address_field(refusal.address))
     status = {
         "unknown_metric": wire.V1_STATUS_UNKNOWN_METRIC,
         "disk_full": wire.V1_STATUS_BACKPRESSURE,
         "overloaded": wire.V1_STATUS_BACKPRESSURE,
         "starting": wire.V1_STATUS_BACKPRESSURE,
+        "no_leader": wire.V1_STATUS_NOT_LEADER,
+        "leader_changed": wire.V1_STATUS_NOT_LEADER,
     }.get(refusal.code, wire.V1_STATUS_ERROR)
     return encode(status, request_id, str(refusal).encode())
 
@@ -41,6 +50,7 @@ def encode_error(request_id: int, refusal: Refused) -> bytes:
 class FrontV1:
     def __init__(self, service: Service) -> None:
         self._service = service
+        self.on_map_asked: Callable[[], None] = lambda: None  # the link of the present request wants changes of the map
 
     def handle(self, frame: Frame, payload: bytes, send: Send, subscribe: Callable[[], None]) -> bool:
         """Serve one control frame; `send` may be called now or in a later step. False: the frame is malformed, and the
@@ -71,7 +81,8 @@ class FrontV1:
         service = self._service
         if type_ == wire.V1_TYPE_PARTITION_MAP:
             _exactly(payload, 0)
-            done(self._partition_map())
+            self.on_map_asked()
+            done(self.partition_map())
         elif type_ == wire.V1_TYPE_METRIC_PUT:
             service.put_metric(decode_put(payload), lambda made: done(made if isinstance(made, Refused) else b""))
         elif type_ == wire.V1_TYPE_METRIC_DELETE:
@@ -96,7 +107,7 @@ class FrontV1:
             _exactly(payload, 16)
             account, since = wire.V1_ALERTS_LIST.unpack(payload)
             limit = service.config.alerts_list_max
-            service.alerts(since, account or None, limit, lambda found: done(self._alerts(found)))
+            service.alerts(self._cursors(since), account or None, None, limit, lambda found: done(self._alerts(found)))
         elif type_ == wire.V1_TYPE_ALERT_ENABLE:
             _exactly(payload, 0)
             subscribe()
@@ -162,39 +173,66 @@ class FrontV1:
             for event in found
         )  # fmt: skip
 
-    def _alerts(self, found: list[Alert] | Refused) -> bytes | Refused:
+    def _alerts(self, found: list[GroupAlert] | Refused) -> bytes | Refused:
         if isinstance(found, Refused):
             return found
-        return wire.V1_LIST_HEAD.pack(len(found)) + b"".join(self.alert(alert) for alert in found)
+        listed = b"".join(self.alert(group, alert) for group, alert in found)
+        return wire.V1_LIST_HEAD.pack(len(found)) + listed
+
+    def _cursors(self, since: int) -> list[int]:
+        """A v1 offset as a number for each group: alerts whose offset is greater have greater numbers."""
+        groups = len(self._service.groups)
+        if groups == 1:
+            return [since]
+        return [max(0, (since - group) >> ALERT_GROUP_BITS) for group in range(groups)]
 
     # ---- records ----
 
-    def alert(self, alert: Alert) -> bytes:
-        """An alert record; a text account, which v1 cannot name, is 0."""
+    def alert(self, group: int, alert: Alert) -> bytes:
+        """An alert record; a text account, which v1 cannot name, is 0. Numbers are per group: where there are several,
+        the offset holds the group, too."""
+        offset = alert.number if len(self._service.groups) == 1 else alert.number << ALERT_GROUP_BITS | group
         metric = self._service.metric_of(alert.metric)
         account = alert.account if isinstance(alert.account, int) else 0
         return wire.V1_ALERT_RECORD.pack(
-            alert.number, account, metric.definition.code.encode(), metric.threshold_name(alert.slot).encode(),
+            offset, account, metric.definition.code.encode(), metric.threshold_name(alert.slot).encode(),
             alert.value & U64, alert.stamp_ns,
         )  # fmt: skip
 
-    def alert_push(self, alert: Alert) -> bytes:
-        return encode(
-            wire.V1_TYPE_ALERT_PUSH, 0, wire.V1_ALERT_PUSH.pack(self.alert(alert), self._service.config.node_id)
-        )
+    def alert_push(self, group: int, alert: Alert) -> bytes:
+        record = self.alert(group, alert)
+        return encode(wire.V1_TYPE_ALERT_PUSH, 0, wire.V1_ALERT_PUSH.pack(record, self._service.config.node_id))
 
-    def _partition_map(self) -> bytes:
-        address = self._service.config.advertise.encode()
-        return wire.V1_PARTITION_ENTRY.pack(address, address, b"") * PARTITIONS
+    def partition_map(self) -> bytes:
+        """Of each partition the leader's address and two replicas'. A group without a leader names who may become it."""
+        service, topology = self._service, self._service.topology
+        nodes = [record.client_address for record in topology.registry.nodes.values()] or [service.config.advertise]
+        entries = []
+        for group in range(len(service.groups)):
+            leader = topology.leader_address(group) or nodes[group % len(nodes)]
+            others = [address for address in nodes if address != leader]
+            first = others[0] if others else leader
+            second = others[1] if len(others) > 1 else ""
+            entries.append(wire.V1_PARTITION_ENTRY.pack(leader.encode(), first.encode(), second.encode()))
+        return b"".join(entries[partition % len(entries)] for partition in range(PARTITIONS))
+
+    def partition_map_push(self) -> bytes:
+        return encode(wire.V1_TYPE_PARTITION_MAP_PUSH, 0, self.partition_map())
 
     def _status(self) -> bytes:
         service = self._service
         status = service.status()
+        nodes = max(1, len(service.topology.registry.nodes))
         head = wire.V1_STATUS_HEAD.pack(
-            status.node_id, 1, status.journal_bytes, status.segments, status.series, status.uptime_ns
+            status.node_id, nodes, status.journal_bytes, status.segments, status.series, status.uptime_ns
         )
-        part = wire.V1_STATUS_PARTITION.pack(status.term, status.applied_index & 0xFFFF, 0, status.node_id)
-        return head + part * PARTITIONS
+        parts = []
+        for group in service.groups:
+            leader = service.topology.leader(group.number)
+            role = 0 if leader == service.config.node_id else 1
+            term = min(group.term, 2**32 - 1)
+            parts.append(wire.V1_STATUS_PARTITION.pack(term, group.applied_index & 0xFFFF, role, leader))
+        return head + b"".join(parts[partition % len(parts)] for partition in range(PARTITIONS))
 
 
 class _Malformed(Exception):

@@ -12,8 +12,8 @@ from typing import Any
 import msgpack
 
 from unimeter.core.catalog import AGGREGATIONS, PERIODS, Definition, Metric, Threshold
-from unimeter.core.refusal import Refused
-from unimeter.core.service import ACCOUNT_MAX, TIME_MAX, Account, Service, Usage
+from unimeter.core.refusal import Elsewhere, Refused
+from unimeter.core.service import ACCOUNT_MAX, TIME_MAX, Account, GroupAlert, Service, Usage
 from unimeter.kernels import layout
 from unimeter.kernels import protocol as wire
 from unimeter.kernels.api import Alert, Event, Frame, Kernels, Row
@@ -22,6 +22,8 @@ _HEADER_TAIL = struct.Struct("<I")  # the header's own checksum
 SERVER_NAME = "unimeter/0.1.0"
 FEATURES = ("sessions", "ids", "text-accounts", "verdicts", "breakdown", "events", "alerts")
 CONTROL_BYTES_MAX = 64 * 1024  # a control body larger than this is not a request of ours
+
+LATER = ("disk_full", "overloaded", "starting", "no_leader", "leader_changed")  # the same again, later, may be served
 
 Send = Callable[[bytes], None]
 
@@ -36,9 +38,10 @@ def encode(kernels: Kernels, type_: int, status: int, request_id: int, body: Any
 
 
 def encode_error(kernels: Kernels, type_: int, request_id: int, refusal: Refused) -> bytes:
-    status = (
-        wire.V2_STATUS_BACKPRESSURE if refusal.code in ("disk_full", "overloaded", "starting") else wire.V2_STATUS_ERROR
-    )
+    if isinstance(refusal, Elsewhere):
+        body: dict[str, Any] = {"address": refusal.address, "group": refusal.group}
+        return encode(kernels, type_, wire.V2_STATUS_REDIRECT, request_id, body)
+    status = wire.V2_STATUS_BACKPRESSURE if refusal.code in LATER else wire.V2_STATUS_ERROR
     body = {"code": refusal.code, "message": refusal.message, "fix": refusal.fix}
     return encode(kernels, type_, status, request_id, body)
 
@@ -48,8 +51,12 @@ class FrontV2:
         self._service = service
         self._kernels = kernels
         self._cluster_id = cluster_id
+        self.on_topology_asked: Callable[[], None] = lambda: None  # the link of the present request wants changes of it
+        self.operate: Callable[[dict[str, Any], Callable[[Any], None]], None] = lambda _body, done: done(
+            Refused("unsupported", "this node takes no orders", "ask a node of the cluster")
+        )
 
-    def handle(self, frame: Frame, payload: bytes, send: Send, subscribe: Callable[[int], None]) -> None:
+    def handle(self, frame: Frame, payload: bytes, send: Send, subscribe: Callable[[dict[int, int]], None]) -> None:
         """Serve one control frame; `send` may be called now or in a later step. Never raises for what a client sent."""
 
         def done(answer: Any) -> None:
@@ -64,7 +71,7 @@ class FrontV2:
             done(refusal)
 
     def _dispatch(
-        self, type_: int, body: dict[str, Any], done: Callable[[Any], None], subscribe: Callable[[int], None]
+        self, type_: int, body: dict[str, Any], done: Callable[[Any], None], subscribe: Callable[[dict[int, int]], None]
     ) -> None:
         service = self._service
         if type_ == wire.V2_TYPE_HELLO:
@@ -74,7 +81,7 @@ class FrontV2:
         elif type_ == wire.V2_TYPE_METRIC_CREATE:
             service.put_metric(
                 definition_from_body(body),
-                lambda made: done(made if isinstance(made, Refused) else {"id": made[0].id, "created": made[1]}),
+                lambda made: done(made if isinstance(made, Refused) else {"id": made[0], "created": made[1]}),
             )
         elif type_ == wire.V2_TYPE_METRIC_DELETE:
             service.delete_metric(_text(body, "code"), lambda gone: done(gone if isinstance(gone, Refused) else {}))
@@ -83,14 +90,18 @@ class FrontV2:
         elif type_ == wire.V2_TYPE_EVENTS_LIST:
             self._events(body, done)
         elif type_ == wire.V2_TYPE_ALERTS_LIST:
-            account = _account(body) if body.get("account") is not None else None
-            service.alerts(
-                _int(body, "since", 0), account, _int(body, "limit", 1000),
-                lambda found: done(found if isinstance(found, Refused) else {"alerts": [self.alert_body(a) for a in found]}),
-            )  # fmt: skip
+            self._alerts(body, done)
         elif type_ == wire.V2_TYPE_ALERTS_SUBSCRIBE:
-            subscribe(_int(body, "since", 0))
+            wanted = self._groups(body)
+            cursors = self._cursors(body)
+            subscribe({group: cursors[group] for group in wanted})
             done({})
+        elif type_ == wire.V2_TYPE_TOPOLOGY:
+            if body.get("subscribe") is True:
+                self.on_topology_asked()
+            done(self.topology_body())
+        elif type_ == wire.V2_TYPE_CLUSTER:
+            self.operate(body, done)
         elif type_ == wire.V2_TYPE_STATUS:
             done(self._status())
         else:
@@ -106,20 +117,71 @@ class FrontV2:
             "server": SERVER_NAME,
             "node_id": config.node_id,
             "cluster": f"{self._cluster_id:016x}",
-            "groups": len(self._service.groups),
-            "partitions": layout.UM_PARTITIONS,
-            "leaders": [config.advertise for _ in self._service.groups],
+            **self.topology_body(),
             "features": list(FEATURES),
             "batch_events_max": config.batch_events_max,
             "frame_bytes_max": config.frame_bytes_max,
             "session_window": layout.UM_SESSION_WINDOW,
         }
 
+    def topology_body(self) -> dict[str, Any]:
+        topology, groups = self._service.topology, len(self._service.groups)
+        return {
+            "epoch": topology.epoch,
+            "groups": groups,
+            "partitions": layout.UM_PARTITIONS,
+            "leaders": [topology.leader_address(group) for group in range(groups)],
+            "nodes": [{"id": n.node_id, "address": n.client_address} for n in topology.registry.nodes.values()],
+        }
+
+    def topology_push(self) -> bytes:
+        return encode(
+            self._kernels, wire.V2_TYPE_TOPOLOGY_PUSH, wire.V2_STATUS_OK, 0, self.topology_body()
+        )  # fmt: skip
+
+    def _groups(self, body: dict[str, Any]) -> list[int]:
+        """Which groups a subscription is for: those named, or all."""
+        count = len(self._service.groups)
+        wanted = body.get("groups")
+        if wanted is None:
+            return list(range(count))
+        if not isinstance(wanted, list) or not all(isinstance(g, int) and 0 <= g < count for g in wanted):
+            raise _bad(f"'groups' must be a list of numbers below {count}", "ask hello for the number of groups")
+        return list(dict.fromkeys(wanted))
+
+    def _cursors(self, body: dict[str, Any]) -> list[int]:
+        """A number for each group: `cursors`, or `since` for all."""
+        count = len(self._service.groups)
+        cursors = body.get("cursors")
+        if cursors is None:
+            return [_int(body, "since", 0)] * count
+        if not isinstance(cursors, list) or len(cursors) != count or not all(isinstance(n, int) for n in cursors):
+            raise _bad(f"'cursors' must be a list of {count} whole numbers", "give the last number of each group")
+        return cursors
+
+    def _alerts(self, body: dict[str, Any], done: Callable[[Any], None]) -> None:
+        account = _account(body) if body.get("account") is not None else None
+        group = None
+        if account is None and body.get("group") is not None:
+            group = _int(body, "group")
+            if not 0 <= group < len(self._service.groups):
+                raise _bad(f"there is no group {group}", f"groups are numbered 0 to {len(self._service.groups) - 1}")
+
+        def finish(found: list[GroupAlert] | Refused) -> None:
+            if isinstance(found, Refused):
+                done(found)
+            else:
+                done({"alerts": [self.alert_body(number, alert) for number, alert in found]})
+
+        self._service.alerts(self._cursors(body), account, group, _int(body, "limit", 1000), finish)
+
     def _status(self) -> dict[str, Any]:
         metas = [group.state.meta() for group in self._service.groups]
         return {
             "node_id": self._service.config.node_id,
             "applied_index": metas[0].applied_index,
+            "applied": [meta.applied_index for meta in metas],
+            "digests": [f"{meta.digest:016x}" for meta in metas],
             "events": sum(meta.stored for meta in metas),
             "duplicates": sum(meta.duplicates for meta in metas),
             "conflicts": sum(meta.conflicts for meta in metas),
@@ -180,9 +242,10 @@ class FrontV2:
             "properties": {text_of(key): text_of(value) for key, value in event.properties},
         }
 
-    def alert_body(self, alert: Alert) -> dict[str, Any]:
+    def alert_body(self, group: int, alert: Alert) -> dict[str, Any]:
         metric = self._service.metric_of(alert.metric)
         return {
+            "group": group,
             "number": alert.number,
             "account": _account_body(alert.account),
             "metric": metric.definition.code,

@@ -1,51 +1,86 @@
-"""A group: one log and the state that is a function of it.
+"""A group: one replicated log, as this node holds it, and the state that is a function of it.
 
-    requests -> open entry -> [sealed: has an index] -> [in a record] -> [durable: committed] -> applied -> answered
+    requests -> open entry -> [sealed: leader gives it its place] -> Raft: journal here, sent to the others -> committed
+             -> applied -> answered
 
 The open entry gathers every request until the journal is free; so batches grow under load by themselves, and a
 lone event waits for nobody. Async requests are answered when their entry is sealed, so an entry that holds some is
-sealed at the end of the turn even while the journal is busy, and waits for the next record. Changes of the catalog are entries of their own, ahead of the open one. With one
-voter, durable is committed.
+sealed at the end of the turn even while the journal is busy. Changes of the catalog and of the cluster are entries of
+their own, ahead of the open one.
+
+What becomes of a sealed entry when its leader is deposed is not guessed: whoever waits for it is told once this
+replica has applied something that decides it. Its own index with its own term: stored. Any entry of a later term
+at or below that index: it can never be committed, nothing of it is stored.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from unimeter.config import NodeConfig
 from unimeter.core.archive import Archive
 from unimeter.core.catalog import Catalog, Metric, apply_entry
+from unimeter.core.entry import ENTRY_BYTES, head_of, raft_entry
 from unimeter.core.journal import Position
+from unimeter.core.raft.messages import Entry
+from unimeter.core.raft.raft import Raft
 from unimeter.core.refusal import Refused
 from unimeter.kernels import layout
 from unimeter.kernels.api import Applied, Bytes, GroupState, Intake, Kernels, Limits, Reply
 
 Outcome = tuple[Metric, bool] | Refused | None
-ENTRY_BYTES = 64
+DIGESTS_KEPT = 512  # of the newest applied entries, to be compared with other replicas
+CONTROL_WAITING_MAX = 1024  # entries of their own that wait to be sealed
+
+LEADER_CHANGED = Refused(
+    "leader_changed", "the group's leader changed before this was committed", "send it again: nothing of it was stored"
+)
 
 
 @dataclass
 class ControlEntry:
-    """A catalog or limits entry on its way through the log; `done` is told what applying it said."""
+    """A catalog, cluster, limits or configuration entry on its way through the log; `done` is told what applying it said."""
 
     kind: int
     body: bytes
     done: Callable[[Outcome], None]
 
 
+class Bundled(NamedTuple):
+    """A part of the open entry that another node forwarded."""
+
+    link: int
+    token: int
+    first_batch: int
+    batches: int
+    rows: int
+
+
 @dataclass
 class Sealed:
-    """One sealed entry: waiting for a record, in flight, or durable and not applied yet."""
+    """A sealed entry that somebody waits for."""
 
-    index: int
-    entry: Bytes
+    term: int
+    stamp_ns: int
     intake: Intake | None = None
     control: ControlEntry | None = None
+    bundles: list[Bundled] = field(default_factory=list)
+
+
+class Place(NamedTuple):
+    """The journal record that holds an entry."""
+
+    began: Position
+    length: int
 
 
 class Group:
     """State and log end of one group. Not thread-safe; `Node` calls it."""
+
+    raft: Raft  # set by attach(), before anything else but recovery
 
     def __init__(self, number: int, kernels: Kernels, config: NodeConfig, limits: Limits) -> None:
         self.number = number
@@ -54,88 +89,163 @@ class Group:
         self.state: GroupState = kernels.state(limits)
         self.catalog = Catalog(kernels)
         self.archive = Archive(config.stripe_bytes)
-        self.term = 1
-        self.ordered_index = 0  # of the last sealed entry
+        self.cluster = b""  # body of the newest CLUSTER entry that is applied
         self.applied_index = 0
+        self.applied_term = 0
         self.answered_index = 0  # greatest index that a client was told of: reads must include it
-        self.next_row = 1  # sequence number of the next row to be sealed
-        self.stamp_ns = 0
+        self.next_row = 1  # leader: sequence number of the next row to be sealed
+        self.stamp_ns = 0  # leader: of the newest entry
         self.open = self._intake()
+        self.open_bundles: list[Bundled] = []
         self._spare: list[Intake] = []
         self.pending_control: list[ControlEntry] = []
-        self._sealed: list[Sealed] = []  # waiting for a record
-        self._sealed_bytes = 0
-        self._flying: list[Sealed] = []  # in the record in flight
+        self._sealed: dict[int, Sealed] = {}  # by index
+        self._unsaved_bytes = 0  # sealed and not yet given to the journal
+        self._unsaved = 0
         self._ordered: list[Reply] = []  # answers to async requests that were sealed
-        self._committed: list[tuple[Sealed, Position, int]] = []  # with the record's place and length
+        self._places: dict[int, Place] = {}  # of durable entries that are not applied yet
+        self._dirty: dict[tuple[int, int], None] = {}  # records that hold an entry which was superseded
         self.alert_next = 1
+        self.digests: deque[tuple[int, int]] = deque(maxlen=DIGESTS_KEPT)  # (index, running digest)
+        self.leading_term = 0  # the term in which next_row and stamp_ns were taken from the log's end
+        self.on_failed: Callable[[Group, Sealed], list[Reply]] = lambda _group, _sealed: []
+        self.on_bundle: Callable[[Group, Bundled, Applied, int], None] = lambda *_: None
 
     def _intake(self) -> Intake:
         return self.kernels.intake(self.number, self.config.entry_bytes_max, self.config.batch_events_max)
 
+    def attach(self, raft: Raft) -> None:
+        """The replica is complete: from now on its log is Raft's."""
+        self.raft = raft
+
+    # ---- who leads ----
+
+    @property
+    def leading(self) -> bool:
+        """May requests go into the open entry?"""
+        return self.raft.accepting
+
+    @property
+    def term(self) -> int:
+        return self.raft.term
+
+    def _begin_leading(self) -> None:
+        """Go on numbering where the log ends."""
+        raft = self.raft
+        self.leading_term = raft.term
+        last = raft.log.entry(raft.log.last_index)
+        if last is not None:
+            head = head_of(last.data)
+            self.next_row, self.stamp_ns = head.first_seq + head.row_count, head.stamp_ns
+        else:
+            assert raft.log.last_index == self.applied_index, "entries that are not applied are in memory"
+            meta = self.state.meta()
+            self.next_row, self.stamp_ns = meta.next_seq, meta.stamp_ns
+
     # ---- before the log ----
 
     def waiting_bytes(self) -> int:
-        """Size of the entries that the next record would carry."""
+        """Size of the entries that the next record would carry from here."""
         control = sum(ENTRY_BYTES + len(entry.body) for entry in self.pending_control)
         opened = ENTRY_BYTES + self.open.used_bytes if self.open.batch_count else 0
-        return self._sealed_bytes + control + opened
+        return self._unsaved_bytes + control + opened
 
     def has_work(self) -> bool:
-        return self.open.batch_count > 0 or bool(self.pending_control) or bool(self._sealed)
+        return self.open.batch_count > 0 or bool(self.pending_control)
+
+    def waits(self) -> bool:
+        """Does anybody wait for an entry that is not applied yet?"""
+        return bool(self._sealed)
 
     def index_of_newest(self) -> int:
         """The log index that the newest request has, or will have once it is sealed."""
-        return self.ordered_index + len(self.pending_control) + (self.open.batch_count > 0)
+        return self.raft.log.last_index + len(self.pending_control) + (self.open.batch_count > 0)
 
     def in_log(self) -> bool:
         """Is any entry ordered and not applied yet?"""
-        return self.applied_index < self.ordered_index
+        return self.applied_index < self.raft.log.last_index
 
     def propose(self, kind: int, body: bytes, done: Callable[[Outcome], None]) -> None:
+        """Leader only. Raises Refused when too many wait."""
+        if not self.raft.accepting:
+            raise LEADER_CHANGED
+        if len(self.pending_control) >= CONTROL_WAITING_MAX:
+            raise Refused("overloaded", "too many changes are waiting", "try again shortly")
         self.pending_control.append(ControlEntry(kind, body, done))
 
-    def seal_for_async(self, wall_ns: int) -> None:
-        """While the journal is busy: order what has async requests in it, within the bounds of what may wait."""
-        config = self.config
-        if (
-            self.open.immediate_count
-            and len(self._sealed) < config.entries_waiting_max
-            and self.waiting_bytes() <= config.entry_bytes_max // 2
-        ):
-            self.seal(wall_ns)
+    def may_seal_for_async(self) -> bool:
+        """While the journal is busy: is there something async to be ordered, within the bounds of what may wait?"""
+        return (
+            self.open.immediate_count > 0
+            and self._unsaved < self.config.entries_waiting_max
+            and self.waiting_bytes() <= self.config.entry_bytes_max // 2
+        )
 
-    def seal(self, wall_ns: int) -> None:
-        """Give everything that waits its place in the log."""
+    def seal(self, now_ns: int, wall_ns: int) -> None:
+        """Leader only: give everything that waits its place in the log."""
+        raft = self.raft
+        if raft.term != self.leading_term:
+            self._begin_leading()
+        entries: list[Entry] = []
+        if raft.needs_noop:
+            entries.append(self._seal_control(ControlEntry(layout.UM_ENTRY_NOOP, b"", lambda _: None), wall_ns, 0))
         for waiting in self.pending_control:
-            stamp = self._next_stamp(wall_ns)
-            self.ordered_index += 1
-            entry = self.kernels.entry(
-                waiting.kind, self.number, self.ordered_index, self.term, stamp, self.next_row, waiting.body
-            )
-            self._add_sealed(Sealed(self.ordered_index, entry, control=waiting))
+            entries.append(self._seal_control(waiting, wall_ns, len(entries)))
         self.pending_control.clear()
         intake = self.open
         if intake.batch_count:
             rows = intake.row_count
-            self.ordered_index += 1
-            sealed = intake.seal(self.number, self.ordered_index, self.term, self._next_stamp(wall_ns), self.next_row)
+            index, stamp_ns = raft.log.last_index + 1 + len(entries), self._next_stamp(wall_ns)
+            view = intake.seal(self.number, index, raft.term, stamp_ns, self.next_row)
+            data: Bytes = bytes(view) if self._replicated else view
             self.next_row += rows
-            self._add_sealed(Sealed(self.ordered_index, sealed, intake=intake))
-            self.open = self._spare.pop() if self._spare else self._intake()
+            entries.append(Entry(index, raft.term, data))
+            self._sealed[index] = Sealed(raft.term, stamp_ns, intake, bundles=self.open_bundles)
+            self.open, self.open_bundles = self._fresh_intake(), []
             self._ordered += intake.immediate()
             if self._ordered:
-                self.answered_index = self.ordered_index
+                self.answered_index = index
+        if entries:
+            self._unsaved += len(entries)
+            self._unsaved_bytes += sum(len(entry.data) for entry in entries)
+            raft.append(now_ns, entries)
 
-    def _add_sealed(self, sealed: Sealed) -> None:
-        self._sealed.append(sealed)
-        self._sealed_bytes += len(sealed.entry)
+    @property
+    def _replicated(self) -> bool:
+        """Will entries be wanted after they are applied here?"""
+        return len(self.raft.conf.members()) > 1
 
-    def take_sealed(self) -> list[Bytes]:
-        """The entries for the next record, in order; they are in flight from now on."""
-        assert not self._flying, "one record in flight at a time"
-        self._flying, self._sealed, self._sealed_bytes = self._sealed, [], 0
-        return [sealed.entry for sealed in self._flying]
+    def _seal_control(self, control: ControlEntry, wall_ns: int, before: int) -> Entry:
+        raft = self.raft
+        index, stamp_ns = raft.log.last_index + 1 + before, self._next_stamp(wall_ns)
+        data = self.kernels.entry(
+            control.kind, self.number, index, raft.term, stamp_ns, self.next_row, control.body
+        )  # fmt: skip
+        self._sealed[index] = Sealed(raft.term, stamp_ns, control=control)
+        return raft_entry(data, head_of(data))
+
+    def _fresh_intake(self) -> Intake:
+        return self._spare.pop() if self._spare else self._intake()
+
+    def take_open(self) -> tuple[Intake, list[Bundled]]:
+        """The open entry as it is, for somebody else to deal with (this node does not lead)."""
+        taken = self.open, self.open_bundles
+        self.open, self.open_bundles = self._fresh_intake(), []
+        return taken
+
+    def give_back(self, intake: Intake) -> None:
+        """An intake whose requests all have their answer."""
+        intake.clear()
+        self._spare.append(intake)
+
+    def take_control(self) -> list[ControlEntry]:
+        """Not leading any more: what will not be sealed here."""
+        taken, self.pending_control = self.pending_control, []
+        return taken
+
+    def saved(self) -> None:
+        """Everything sealed was given to the journal."""
+        self._unsaved = self._unsaved_bytes = 0
 
     def ordered_replies(self) -> list[Reply]:
         """Answers that need not wait for the disk: async requests of sealed entries, and refusals."""
@@ -150,62 +260,113 @@ class Group:
         self.stamp_ns = max(self.stamp_ns + 1, wall_ns)
         return self.stamp_ns
 
+    # ---- in the journal ----
+
+    def placed(self, index: int, began: Position, length: int) -> None:
+        """An entry is durable in the record that began there. The same index again: it supersedes the earlier one,
+        and all that followed that."""
+        old = self._places.get(index)
+        if old is not None:
+            last = max(self._places)
+            for later in range(index, last + 1):
+                gone = self._places.pop(later, None)
+                if gone is not None:
+                    self._dirty[gone.began.segment, gone.began.offset] = None
+        self._places[index] = Place(began, length)
+
+    def oldest_unapplied(self) -> Position | None:
+        """Where the first durable entry stands that is not applied: a checkpoint of the state as it is must replay from
+        there."""
+        place = self._places.get(self.applied_index + 1)
+        return None if place is None else place.began
+
     # ---- after the log ----
 
-    def commit(self, began: Position, length: int) -> None:
-        """The record in flight is durable."""
-        self._committed += [(sealed, began, length) for sealed in self._flying]
-        self._flying = []
-
     def apply_committed(self) -> list[Reply]:
-        """Apply what is committed, in order. Returns the answers."""
+        """Apply what is committed and durable here, in order. Returns the answers."""
         replies: list[Reply] = []
-        if not self._committed:
-            return replies
-        committed, self._committed = self._committed, []
-        for item, began, length in committed:
-            applied, outcome = self._apply(item.entry, began, length)
-            self.answered_index = max(self.answered_index, item.index)
-            if item.control is not None:
-                item.control.done(outcome)
-            if item.intake is not None:
-                replies += item.intake.answers(applied)
-                item.intake.clear()
-                self._spare.append(item.intake)
+        raft = self.raft
+        end = min(raft.commit, raft.stable_index)
+        while self.applied_index < end:
+            entry = raft.log.entry(self.applied_index + 1)
+            assert entry is not None, "entries that are not applied are in memory"
+            sealed = self._sealed.pop(entry.index, None)
+            if entry.term > self.applied_term:
+                replies += self._fail_older(entry)
+                if sealed is not None and sealed.term != entry.term:
+                    replies += self._fail(sealed)
+                    sealed = None
+            applied, outcome = self.apply(entry.data)
+            if sealed is not None:
+                replies += self._answer(sealed, applied, outcome)
+        raft.log.trim(self.applied_index, self.config.log_cache_bytes if self._replicated else 0)
         return replies
 
-    def replay(self, entry: Bytes, began: Position, length: int) -> None:
-        """Recovery: apply an entry that was found in the journal."""
-        head = layout.EntryHead._make(layout.ENTRY.unpack_from(entry))
+    def _answer(self, sealed: Sealed, applied: Applied, outcome: Outcome) -> list[Reply]:
+        self.answered_index = max(self.answered_index, self.applied_index)
+        if sealed.control is not None:
+            sealed.control.done(outcome)
+        if sealed.intake is None:
+            return []
+        for bundled in sealed.bundles:
+            self.on_bundle(self, bundled, applied, sealed.stamp_ns)
+        replies = sealed.intake.answers(applied)
+        self.give_back(sealed.intake)
+        return replies
+
+    def _fail_older(self, entry: Entry) -> list[Reply]:
+        """An entry of a later term is committed: what was sealed in earlier terms from its index on never will be."""
+        replies: list[Reply] = []
+        for index in [i for i, item in self._sealed.items() if i >= entry.index and item.term < entry.term]:
+            replies += self._fail(self._sealed.pop(index))
+        return replies
+
+    def _fail(self, sealed: Sealed) -> list[Reply]:
+        if sealed.control is not None:
+            sealed.control.done(LEADER_CHANGED)
+        if sealed.intake is None:
+            return []
+        replies = self.on_failed(self, sealed)
+        self.give_back(sealed.intake)
+        return replies
+
+    def apply(self, entry: Bytes) -> tuple[Applied, Outcome]:
+        """Apply the next entry of the log, whoever made it."""
+        head = head_of(entry)
         assert head.index == self.applied_index + 1, (
             f"group {self.number}: entry {head.index} after {self.applied_index}"
         )
-        self._apply(entry, began, length)
-        meta = self.state.meta()
-        self.ordered_index = self.answered_index = self.applied_index
-        self.next_row, self.stamp_ns = meta.next_seq, meta.stamp_ns
-
-    def adopt(self, state: GroupState) -> None:
-        """Recovery: go on from a checkpoint's state."""
-        meta = state.meta()
-        self.state = state
-        self.applied_index = self.ordered_index = self.answered_index = meta.applied_index
-        self.next_row, self.stamp_ns, self.term = meta.next_seq, meta.stamp_ns, max(1, meta.applied_term)
-        self.alert_next = meta.alert_next
-
-    def _apply(self, entry: Bytes, began: Position, length: int) -> tuple[Applied, Outcome]:
-        head = layout.EntryHead._make(layout.ENTRY.unpack_from(entry))
         outcome: Outcome = None
         if head.kind == layout.UM_ENTRY_CATALOG:
             try:
                 outcome = apply_entry(self.catalog, bytes(entry[ENTRY_BYTES:]))
             except Refused as refusal:
                 outcome = refusal.with_traceback(None)  # it is an answer now: its frames would hold it, and it them
+        elif head.kind == layout.UM_ENTRY_CLUSTER:
+            self.cluster = bytes(entry[ENTRY_BYTES:])
         applied = self.state.apply(self.catalog.compiled, entry)
-        self.applied_index = head.index
+        self.applied_index, self.applied_term = head.index, head.term
         self.alert_next = applied.alerts_after
+        place = self._places.pop(head.index)
         if applied.row_count and applied.min_ts <= applied.max_ts:
             self.archive.add(
-                began, length, head.first_seq, head.first_seq + applied.row_count, applied.min_ts, applied.max_ts
+                place.began,
+                place.length,
+                head.first_seq,
+                head.first_seq + applied.row_count,
+                applied.min_ts,
+                applied.max_ts,
+                self._dirty,
             )
+        if self._dirty and not self._places:
+            self._dirty.clear()
+        self.digests.append((head.index, self.state.meta().digest))
         return applied, outcome
+
+    def adopt(self, state: GroupState) -> None:
+        """Recovery: go on from a checkpoint's state."""
+        meta = state.meta()
+        self.state = state
+        self.applied_index = self.answered_index = meta.applied_index
+        self.applied_term = meta.applied_term
+        self.alert_next = meta.alert_next

@@ -39,8 +39,19 @@ class Booted(NamedTuple):
 
 
 class LinkOpened(NamedTuple):
+    """A connection is there. `inner`: between nodes (it came in on the peer port, or this node dialled it); `dialled`: the
+    ref of the Dial that made it, 0 when the other side connected."""
+
     link: int
     peer: str
+    inner: bool = False
+    dialled: int = 0
+
+
+class DialFailed(NamedTuple):
+    """Nobody could be reached for this Dial."""
+
+    ref: int
 
 
 class FramesArrived(NamedTuple):
@@ -86,4 +97,15 @@ class StopRequested:
     """Drain: answer what is on its way, write a checkpoint, then Halt with reason None."""
 
 
-Input = Booted | LinkOpened | FramesArrived | LinkEnded | LinkClosed | WriteDone | ReadDone | TimePassed | StopRequested
+Input = (
+    Booted
+    | LinkOpened
+    | DialFailed
+    | FramesArrived
+    | LinkEnded
+    | LinkClosed
+    | WriteDone
+    | ReadDone
+    | TimePassed
+    | StopRequested
+)

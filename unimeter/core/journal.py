@@ -9,6 +9,8 @@ Exactly one record is on its way to the disk at a time (whatever arrives meanwhi
 - a record that is followed by a later valid one was durable: if it is unreadable, that is rot;
 - an unreadable record with nothing after it was never acknowledged: a torn tail, cut off quietly.
 
+Beside entries of the groups' logs a record holds their hard states (term, vote, commit index), behind a group's entries.
+
 Disk offsets and lengths are multiples of a block. A record starts right behind the one before, so its write
 begins with the bytes already in its first block, unchanged: tearing that write cannot hurt them.
 A record that does not fit the segment goes to the next one; sequence numbers and the hash chain run on, so no

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unimeter.core.effects import Close, Create, Delete, Effect, Halt, Read, Send, Write
+from unimeter.core.effects import Close, Create, Delete, Dial, Effect, Halt, Read, Send, Write
 from unimeter.core.flow import CreateFile, DeleteFile, ReadFile, Request
 from unimeter.kernels.api import Bytes
 
@@ -20,6 +20,9 @@ class Outbox:
 
     def close(self, link: int) -> None:
         self._effects.append(Close(link))
+
+    def dial(self, ref: int, address: str) -> None:
+        self._effects.append(Dial(ref, address))
 
     def halt(self, reason: str | None) -> None:
         self._effects.append(Halt(reason))

@@ -1,7 +1,8 @@
 """Reads: usage queries and event lists, in the order of the log.
 
-A read reflects every write that was acknowledged before it: it waits until everything that was answered when
-it arrived is applied (in a calm moment that is already so). Whole hours come from the state at that instant; if
+A read reflects every write that was acknowledged before it, by whichever node: the group's leader makes sure that
+it still is the leader (a round of heartbeats serves all reads that wait for one; alone it need not ask), and waits
+until everything that was committed or answered when the read arrived is applied. Whole hours come from the state at that instant; if
 the range cuts an hour in which there were events, the journal is read for the cut part, bounded to the rows
 that the state had at that instant, so the answer is one consistent cut however long the reading takes.
 """
@@ -9,7 +10,7 @@ that the state had at that instant, so the answer is one consistent cut however 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from unimeter.config import NodeConfig
@@ -17,9 +18,12 @@ from unimeter.core.archive import Stripe
 from unimeter.core.flow import Corrupt, Flow, ReadFailed, ReadFile
 from unimeter.core.group import Group
 from unimeter.core.journal import block_ceil, block_floor, segment_file
+from unimeter.core.raft.state import Role
 from unimeter.core.refusal import Refused
 from unimeter.kernels import layout
 from unimeter.kernels.api import Event, Kernels, QuerySpec, Row, TooManyGroups
+
+LEADER_CHANGED_READ = Refused("leader_changed", "the group's leader changed meanwhile", "ask again")
 
 
 @dataclass
@@ -30,7 +34,8 @@ class Answer:
     index: int
 
 
-Done = Callable[[Flow[None]], None]
+Run = Callable[[], Flow[None] | None]
+Fail = Callable[[Refused], None]
 
 
 class Reads:
@@ -40,26 +45,62 @@ class Reads:
         self._group = group
         self._kernels = kernels
         self._config = config
-        self._waiting: deque[tuple[int, Callable[[], Flow[None] | None]]] = deque()
+        self._asked: list[tuple[int, Run, Fail]] = []  # since the last turn, with the index they must reflect
+        self._rounds: dict[int, list[tuple[int, Run, Fail]]] = {}  # by token: waiting for Raft
+        self._rounds_count = 0
+        self._next_token = 1
+        self._waiting: deque[tuple[int, Run, Fail]] = deque()  # waiting for apply
         self._scans: deque[Flow[None]] = deque()
         self.scans_active = 0
+        self.scans_started = 0
 
-    def admit(self, run: Callable[[], Flow[None] | None]) -> None:
-        """Call `run` once all that was answered by now is applied. Raises Refused when too many reads wait."""
-        if len(self._waiting) + len(self._scans) >= self._config.queries_waiting_max:
+    def admit(self, run: Run, fail: Fail) -> None:
+        """Call `run` once all that was answered by now, by whomever, is applied here; or `fail`. Raises Refused when too
+        many reads wait."""
+        waiting = len(self._asked) + self._rounds_count + len(self._waiting) + len(self._scans)
+        if waiting >= self._config.queries_waiting_max:
             raise Refused("overloaded", "too many queries are waiting", "try again shortly, with fewer queries at once")
-        self._waiting.append((self._group.answered_index, run))
+        self._asked.append((self._group.answered_index, run, fail))
+
+    def turn(self, now_ns: int) -> None:
+        """Once per turn: one question to Raft for all reads since the last, and its answers."""
+        raft = self._group.raft
+        if self._asked:
+            token, self._next_token = self._next_token, self._next_token + 1
+            self._rounds[token], self._asked = self._asked, []
+            self._rounds_count += len(self._rounds[token])
+            raft.read(now_ns, token)
+        if self._waiting and raft.role is not Role.LEADER:
+            # what they wait for may be gone from the log: the new leader knows
+            waiting, self._waiting = self._waiting, deque()
+            for _, _, fail in waiting:
+                fail(LEADER_CHANGED_READ)
+        if not self._rounds:
+            return
+        confirmed, failed = raft.take_reads()
+        for token, index in confirmed:
+            for least, run, fail in self._end_round(token):
+                self._waiting.append((max(index, least), run, fail))
+        for token in failed:
+            for _, _, fail in self._end_round(token):
+                fail(LEADER_CHANGED_READ)
+
+    def _end_round(self, token: int) -> list[tuple[int, Run, Fail]]:
+        ended = self._rounds.pop(token)
+        self._rounds_count -= len(ended)
+        return ended
 
     def due(self) -> list[Flow[None]]:
         """Run the reads whose time has come. Returns the journal scans to start now."""
         while self._waiting and self._waiting[0][0] <= self._group.applied_index:
-            _, run = self._waiting.popleft()
+            _, run, _ = self._waiting.popleft()
             scan = run()
             if scan is not None:
                 self._scans.append(scan)
         started: list[Flow[None]] = []
         while self._scans and self.scans_active < self._config.query_scans_max:
             self.scans_active += 1
+            self.scans_started += 1
             started.append(self._scans.popleft())
         return started
 
@@ -72,7 +113,7 @@ class Reads:
         """Answer a usage query: at once, or through the flow that is returned."""
         group, index = self._group, self._group.applied_index
         try:
-            query = group.state.query(group.catalog.compiled, spec, self._config.query_groups_max)
+            query = group.state.query(group.catalog.compiled, spec, self._config.query_groups_max, group.number)
             if not query.needs_scan:
                 answer(Answer(query.rows(), index))
                 return None
@@ -84,7 +125,7 @@ class Reads:
         def scan() -> Flow[None]:
             try:
                 for stripe in stripes:
-                    query.scan((yield from self._records(stripe)))
+                    query.scan((yield from self._records(stripe)), stripe.first_row, stripe.end_row)
                 answer(Answer(query.rows(), index))
             except TooManyGroups:
                 fail(too_many_groups(self._config.query_groups_max))
@@ -107,14 +148,15 @@ class Reads:
         """List stored events of an account with since <= time <= until, in log order, at most `limit`."""
         group = self._group
         end_row = group.state.meta().next_seq
-        scan = group.state.events(account, since, until, after, end_row, metric)
+        scan = group.state.events(account, since, until, after, end_row, metric, group.number)
         stripes = list(group.archive.select(((since, until + 1),), after + 1, end_row))
 
         def run() -> Flow[None]:
             found: list[Event] = []
             try:
                 for stripe in stripes:
-                    found += scan.scan((yield from self._records(stripe)), limit - len(found))
+                    records = yield from self._records(stripe)
+                    found += scan.scan(records, limit - len(found), stripe.first_row, stripe.end_row)
                     if len(found) >= limit:
                         break
                 answer(found)
@@ -144,8 +186,3 @@ def too_many_groups(limit: int) -> Refused:
 
 def unreadable(error: Exception) -> Refused:
     return Refused("internal", f"the event journal could not be read: {error}", "look at the node's disk")
-
-
-def start_all(flows: Iterable[Flow[None]], run: Callable[[Flow[None]], None]) -> None:
-    for flow in flows:
-        run(flow)

@@ -7,22 +7,31 @@ Where reading the journal stops, exactly one of three things is true, and tellin
     its end      zeroes, and no valid later record anywhere behind
     a torn tail  a damaged record, and no valid later record behind: never acknowledged, cut off quietly
     rot          a record that cannot be read with valid later ones behind it: it had been durable, and perhaps
-                 acknowledged. Never dropped silently: the node refuses to start and names the place.
+                 acknowledged. Never dropped silently. A node alone refuses to start and names the place; one that has
+                 fellows tells them that it cannot be believed, and neither votes nor leads (rejoin.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
 
 from unimeter.config import BLOCK_BYTES, NodeConfig
 from unimeter.core import checkpoint, identity, journal
+from unimeter.core.entry import head_of
 from unimeter.core.flow import Corrupt, CreateFile, Flow, ReadFailed, ReadFile, WriteFile
+from unimeter.core.founding import Founding, alone
 from unimeter.core.group import Group
-from unimeter.core.identity import Identity
+from unimeter.core.identity import EMPTYING, SOUND, Identity
 from unimeter.core.inputs import FileInfo
 from unimeter.core.journal import Position, block_floor, segment_file
 from unimeter.core.journal_read import find_later, read_records
+from unimeter.core.log_marks import LogMarks
+from unimeter.core.prng import Prng
+from unimeter.core.replay import Replay
 from unimeter.kernels import layout
 from unimeter.kernels.api import Kernels, Limits, StateLoader
 
@@ -30,7 +39,10 @@ from unimeter.kernels.api import Kernels, Limits, StateLoader
 @dataclass
 class Recovered:
     identity: Identity
+    founding: Founding
     groups: list[Group]
+    replays: list[Replay]
+    marks: LogMarks
     position: Position  # of the next record
     tail: bytes  # bytes of position's block before it
     next_segment_ready: bool
@@ -41,46 +53,110 @@ class Recovered:
     torn_tail: bool = False
 
 
+@dataclass
+class Unusable:
+    """A directory of a replica that must not be believed: what it is told by `why` cannot be repaired here."""
+
+    identity: Identity
+    founding: Founding
+    files: list[str]  # all of them
+    why: str
+    emptying: bool  # its fellows do without it already; deleting it had begun
+
+
+@dataclass
+class Fresh:
+    """A directory that was not used yet, of a node that has to find out where it belongs."""
+
+    replica: int
+    cluster_id: int  # for the case that it founds
+
+
+Found = Recovered | Unusable | Fresh
+
+
+def make_groups(kernels: Kernels, config: NodeConfig, founding: Founding) -> list[Group]:
+    return [Group(number, kernels, config, founding.limits) for number in range(founding.group_count)]
+
+
+def make_replays(groups: list[Group], founding: Founding, found: Identity) -> list[Replay]:
+    founder = found.replica != 0 and founding.names(found.node_id, found.replica)
+    return [
+        Replay(group, founding.conf(group.number) if founder else None, alone=found.replica == 0) for group in groups
+    ]
+
+
 class Recovery:
     """One start-up. `run` is the flow; `progress` says in words how far it is."""
 
     def __init__(
-        self, kernels: Kernels, config: NodeConfig, limits: Limits, cluster_id: int, files: tuple[FileInfo, ...]
+        self, kernels: Kernels, config: NodeConfig, limits: Limits, prng: Prng, files: tuple[FileInfo, ...]
     ) -> None:
-        """`limits` and `cluster_id` are for a directory that is used for the first time."""
+        """`limits`: for a directory that is used for the first time. `prng` draws the ids of a new one."""
         self._kernels = kernels
         self._config = config
         self._limits = limits
-        self._cluster_id = cluster_id
+        self._prng = prng
         self._sizes = {file.name: file.size_bytes for file in files}
         self._segments = sorted(n for n in map(journal.segment_number, self._sizes) if n is not None)
         self.progress = "reading the identity"
 
-    def run(self) -> Flow[Recovered]:
+    def run(self) -> Flow[Found]:
         found = None
         if identity.FILE in self._sizes:
             found = identity.decode((yield ReadFile(identity.FILE, 0, BLOCK_BYTES)), self._kernels)
         if found is None:
-            return (yield from self._fresh())
+            yield from self._check_fresh()
+            fresh = Fresh(1 + self._prng.below(2**63), self._prng.u64())
+            if len(self._config.members) > 1:
+                return fresh
+            founding = alone(self._config, self._limits, fresh.cluster_id, fresh.replica)
+            return (yield from self.lay_out(founding, fresh.replica))
         if found.node_id != self._config.node_id:
             raise Corrupt(
                 f"this directory belongs to node {found.node_id}, not {self._config.node_id}: use another --data-dir or --id"
             )
-        if found.group_count != self._config.group_count:
-            raise Corrupt(
-                f"this directory has {found.group_count} groups, not {self._config.group_count}: the number is fixed at creation"
-            )
-        recovered = yield from self._from_checkpoint(found)
-        yield from self._replay(recovered)
+        founding = yield from self._founding(found)
+        if found.state != SOUND:
+            return self._unusable(found, founding, "the node found its data to be damaged before")
+        recovered = yield from self._from_checkpoint(found, founding)
+        try:
+            yield from self._replay(recovered)
+        except Corrupt as damage:
+            if len(founding.nodes) == 1 and len(self._config.members) <= 1:
+                raise  # there is nobody to get it from
+            return self._unusable(found, founding, str(damage))
+        if found.replica == 0:
+            yield from self._upgrade(recovered)
         return recovered
 
-    def _groups(self, limits: Limits) -> list[Group]:
-        return [Group(n, self._kernels, self._config, limits) for n in range(self._config.group_count)]
+    def _unusable(self, found: Identity, founding: Founding, why: str) -> Unusable:
+        return Unusable(found, founding, sorted(self._sizes), why, found.state == EMPTYING)
+
+    def _founding(self, found: Identity) -> Flow[Founding]:
+        if identity.FOUNDING_FILE in self._sizes:
+            block = yield ReadFile(identity.FOUNDING_FILE, 0, BLOCK_BYTES)
+            if any(block):
+                return identity.decode_founding(self._kernels, block)
+        if found.replica:
+            raise Corrupt(
+                f"file {identity.FOUNDING_FILE} is missing: restore it from a backup of the directory, or from another node's"
+            )
+        return alone(self._config, found.limits, found.cluster_id, 0)
+
+    def _upgrade(self, recovered: Recovered) -> Flow[None]:
+        """A directory from before there were replicas becomes that of a cluster of one."""
+        old = recovered.identity
+        replica = 1 + self._prng.below(2**63)
+        recovered.founding = alone(self._config, old.limits, old.cluster_id, replica)
+        for replay in recovered.replays:
+            replay.refound(recovered.founding.conf(replay.group.number))
+        recovered.identity = Identity(old.cluster_id, old.node_id, old.group_count, old.limits, replica)
+        yield from self._write_identity(recovered.identity, recovered.founding)
 
     # ---- a new directory ----
 
-    def _fresh(self) -> Flow[Recovered]:
-        """Lay out a new directory; the identity comes last, so that a crash before it means: still new."""
+    def _check_fresh(self) -> Flow[None]:
         if any(checkpoint.checkpoint_number(name) is not None for name in self._sizes) or self._segments not in (
             [],
             [1],
@@ -90,13 +166,31 @@ class Recovery:
             )
         if self._segments and (yield from self._has_records(1)):
             raise Corrupt(f"file {identity.FILE} is missing beside a journal with records: restore it from a backup")
+
+    def lay_out(self, founding: Founding, replica: int) -> Flow[Recovered]:
+        """Lay out a new directory; the identity comes last, so that a crash before it means: still new."""
+        kernels, cluster_id = self._kernels, founding.cluster_id
         self.progress = "laying out a new data directory"
-        made = Identity(self._cluster_id, self._config.node_id, self._config.group_count, self._limits)
+        made = Identity(cluster_id, self._config.node_id, founding.group_count, founding.limits, replica)
         yield CreateFile(segment_file(1), self._config.segment_bytes)
-        yield WriteFile(segment_file(1), 0, journal.segment_header(self._kernels, self._cluster_id, 1))
-        yield CreateFile(identity.FILE, BLOCK_BYTES)
+        yield WriteFile(segment_file(1), 0, journal.segment_header(kernels, cluster_id, 1))
+        yield from self._write_identity(made, founding)
+        start = journal.start(kernels, cluster_id)
+        groups = make_groups(kernels, self._config, founding)
+        replays = make_replays(groups, founding, made)
+        return Recovered(made, founding, groups, replays, self._marks(founding), start, b"", False)
+
+    def _write_identity(self, made: Identity, founding: Founding) -> Flow[None]:
+        if identity.FOUNDING_FILE not in self._sizes:
+            yield CreateFile(identity.FOUNDING_FILE, BLOCK_BYTES)
+        yield WriteFile(identity.FOUNDING_FILE, 0, identity.encode_founding(self._kernels, founding))
+        if identity.FILE not in self._sizes:
+            yield CreateFile(identity.FILE, BLOCK_BYTES)
         yield WriteFile(identity.FILE, 0, made.encode(self._kernels))
-        return Recovered(made, self._groups(self._limits), journal.start(self._kernels, self._cluster_id), b"", False)
+
+    def _marks(self, founding: Founding) -> LogMarks:
+        start = journal.start(self._kernels, founding.cluster_id)
+        return LogMarks(self._config.log_mark_bytes, founding.group_count, start)
 
     def _has_records(self, segment: int) -> Flow[bool]:
         try:
@@ -107,47 +201,57 @@ class Recovery:
 
     # ---- checkpoints ----
 
-    def _from_checkpoint(self, found: Identity) -> Flow[Recovered]:
+    def _from_checkpoint(self, found: Identity, founding: Founding) -> Flow[Recovered]:
         start = journal.start(self._kernels, found.cluster_id)
         names = sorted(name for name in self._sizes if checkpoint.checkpoint_number(name) is not None)
         for number in range(len(names) - 1, -1, -1):
             self.progress = f"loading {names[number]}"
-            groups = self._groups(found.limits)
+            groups = make_groups(self._kernels, self._config, founding)
+            replays, marks = make_replays(groups, founding, found), self._marks(founding)
             loaders: dict[int, StateLoader] = {}
-            sink = self._sink(groups, loaders)
+            meta = bytearray()
+            sink = self._sink(meta, loaders)
             try:
                 header = yield from checkpoint.read(self._kernels, names[number], self._sizes[names[number]], sink)
                 if header.cluster_id != found.cluster_id or len(loaders) != len(groups):
                     raise checkpoint.Unusable("it belongs to another cluster")
                 for group in groups:
                     group.adopt(loaders[group.number].finish())
-            except (checkpoint.Unusable, ValueError):
+                self._restore(msgpack.unpackb(bytes(meta)), replays, marks)
+            except (checkpoint.Unusable, ValueError, KeyError, TypeError):
                 continue  # incomplete (a crash while it was written) or damaged: the journal has everything
-            return Recovered(found, groups, header.position, b"", False, names[: number + 1], names[number + 1 :])
-        return Recovered(found, self._groups(found.limits), start, b"", False, stale=names)
+            marks.rewind(header.position)
+            older, newer = names[: number + 1], names[number + 1 :]
+            return Recovered(found, founding, groups, replays, marks, header.position, b"", False, older, newer)
+        groups = make_groups(self._kernels, self._config, founding)
+        replays = make_replays(groups, founding, found)
+        return Recovered(found, founding, groups, replays, self._marks(founding), start, b"", False, stale=names)
 
-    def _sink(self, groups: list[Group], loaders: dict[int, StateLoader]) -> Callable[[str, int, bytes], None]:
-        whole: dict[str, bytearray] = {}
-
+    def _sink(self, meta: bytearray, loaders: dict[int, StateLoader]) -> Callable[[str, int, bytes], None]:
         def sink(section: str, total: int, data: bytes) -> None:
-            kind, _, number = section.partition(":")
-            group = groups[int(number)]
-            if kind == "state":
-                if group.number not in loaders:
-                    loaders[group.number] = self._kernels.state_loader(total)
-                loaders[group.number].feed(data)
+            if section == "meta":
+                meta.extend(data)
                 return
-            gathered = whole.setdefault(section, bytearray())
-            gathered += data
-            if len(gathered) == total:
-                (group.catalog.load if kind == "catalog" else group.archive.load)(bytes(gathered))
+            number = int(section.removeprefix("state:"))
+            if number not in loaders:
+                loaders[number] = self._kernels.state_loader(total)
+            loaders[number].feed(data)
 
         return sink
+
+    @staticmethod
+    def _restore(meta: dict[str, Any], replays: list[Replay], marks: LogMarks) -> None:
+        for replay, fields in zip(replays, meta["groups"], strict=True):
+            replay.group.catalog.load(fields["catalog"])
+            replay.group.archive.load(fields["archive"])
+            replay.group.cluster = fields["cluster"]
+            replay.restore(fields["raft"])
+        marks.load(meta["marks"])
 
     # ---- the journal ----
 
     def _replay(self, recovered: Recovered) -> Flow[None]:
-        """Apply every record from recovered.position on; leave position and tail at the journal's end."""
+        """Read every record from recovered.position on; leave position and tail at the journal's end."""
         at = recovered.position
         for segment in range(at.segment, max([at.segment, *self._segments]) + 1):  # made one after the other: no gaps
             if segment not in self._segments:
@@ -160,33 +264,41 @@ class Recovery:
                 continue
             break
         yield from self._check_nothing_later(at)
+        recovered.marks.settle(replay.last_index for replay in recovered.replays)
         block = yield ReadFile(segment_file(at.segment), block_floor(at.offset), BLOCK_BYTES)
         recovered.position, recovered.tail = at, block[: at.offset % BLOCK_BYTES]
         recovered.next_segment_ready = yield from self._has_header(recovered.identity, at.segment + 1)
 
     def _replay_segment(self, recovered: Recovered, at: Position) -> Flow[Position]:
-        """Apply the readable records of one segment from `at` on; returns where they end."""
+        """Take the readable records of one segment from `at` on; returns where they end."""
         size = self._sizes[segment_file(at.segment)]
         if size < self._config.segment_bytes:  # it had its full size before its first record was written
             raise Corrupt(
                 f"file {segment_file(at.segment)} was cut off: {size} of {self._config.segment_bytes} bytes; restore it from a backup"
             )
 
-        def apply(began: Position, record: bytes) -> None:
-            self._apply(recovered, began, record)
+        def take(began: Position, record: bytes) -> None:
+            self._take(recovered, began, record)
 
-        at, stop = yield from read_records(self._kernels, self._config, at, size, apply)
+        at, stop = yield from read_records(self._kernels, self._config, at, size, take)
         recovered.torn_tail = stop == layout.UM_J_BAD
         return at
 
-    def _apply(self, recovered: Recovered, began: Position, record: bytes) -> None:
+    def _take(self, recovered: Recovered, began: Position, record: bytes) -> None:
+        ends: dict[int, int] = {}
         for entry in self._kernels.record_entries(record):
-            head = layout.EntryHead._make(layout.ENTRY.unpack_from(entry))
+            head = head_of(entry)
+            place = f"file {segment_file(began.segment)}, offset {began.offset}"
             if head.group >= len(recovered.groups):
-                place = f"file {segment_file(began.segment)}, offset {began.offset}"
                 raise Corrupt(f"{place}: an entry of group {head.group}, which does not exist")
-            recovered.groups[head.group].replay(entry, began, len(record))
-            recovered.replayed_rows += head.row_count
+            try:
+                recovered.replays[head.group].take(entry, head, began, len(record))
+            except ValueError as error:
+                raise Corrupt(f"{place}: group {head.group}: {error}") from error
+            if head.kind != layout.UM_ENTRY_HARD:
+                ends[head.group] = head.index
+                recovered.replayed_rows += head.row_count
+        recovered.marks.record(began, ends.items())
         recovered.replayed_bytes += len(record)
         file = segment_file(began.segment)
         self.progress = f"replaying {file} of {len(self._segments)}: {recovered.replayed_rows} events so far"

@@ -13,6 +13,19 @@ class Refused(Exception):
         self.fix = fix
 
 
+class Elsewhere(Refused):
+    """Another node leads the group that the request is for: ask there."""
+
+    def __init__(self, group: int, address: str) -> None:
+        super().__init__("redirect", f"group {group} is led by {address}", "ask there")
+        self.group = group
+        self.address = address
+
+
+def no_leader(group: int) -> Refused:
+    return Refused("no_leader", f"group {group} has no leader now", "send the same again shortly")
+
+
 def unknown_metric(code: str) -> Refused:
     return Refused(
         "unknown_metric", f"there is no metric {code!r}", f"create it first: unimeter metric create {code} --agg sum"

@@ -8,13 +8,15 @@ making the segment is tried again every `no_space_retry_ns`, so service resumes 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from unimeter.config import NodeConfig
-from unimeter.core import checkpoint
+from unimeter.core import checkpoint, identity
 from unimeter.core.flow import CreateFile, Flow, WriteFile
 from unimeter.core.flows import Flows
 from unimeter.core.group import Group
-from unimeter.core.journal import Journal, segment_file, segment_header
+from unimeter.core.journal import Journal, Position, segment_file, segment_header
+from unimeter.core.log_marks import LogMarks
 from unimeter.core.recovery import Recovered
 from unimeter.kernels.api import Kernels
 
@@ -30,6 +32,7 @@ class Upkeep:
         config: NodeConfig,
         journal: Journal,
         groups: list[Group],
+        marks: LogMarks,
         recovered: Recovered,
         flows: Flows,
         wake: Callable[[], None],
@@ -38,6 +41,7 @@ class Upkeep:
         self._config = config
         self._journal = journal
         self._groups = groups
+        self._marks = marks
         self._flows = flows
         self._wake = wake
         self._checkpoints = recovered.checkpoints
@@ -54,7 +58,7 @@ class Upkeep:
         return self._journal.bytes_written - self._checkpointed_bytes
 
     def turn(self, now_ns: int) -> None:
-        """Once per turn: begin what is due. Everything before the journal's position must be applied."""
+        """Once per turn: begin what is due."""
         if now_ns >= self.retry_ns:
             self.retry_ns = NEVER_NS
         if self.retry_ns == NEVER_NS:
@@ -84,12 +88,17 @@ class Upkeep:
         self._creating = True
         self._flows.start(make(), made, full)
 
-    def begin_checkpoint(self, now_ns: int) -> None:
-        """Write the state as it is now, unless a checkpoint is under way."""
-        if self.checkpointing:
-            return
+    def _replay_from(self) -> Position:
+        """Behind everything that the groups' states hold: where the oldest durable entry stands that is not applied."""
+        places = [place for group in self._groups if (place := group.oldest_unapplied()) is not None]
+        return min([self._journal.position, *places], key=lambda place: place.seq)
+
+    def begin_checkpoint(self, now_ns: int) -> bool:
+        """Write the state as it is now. False: a checkpoint is under way, or it would begin no later than the last."""
+        position, mark = self._replay_from(), self._journal.bytes_written
+        if self.checkpointing or checkpoint.checkpoint_file(position.seq) in self._checkpoints:
+            return False
         self.checkpointing = True
-        position, mark = self._journal.position, self._journal.bytes_written
 
         def written(file: str) -> None:
             self.checkpointing = False
@@ -113,8 +122,16 @@ class Upkeep:
         )  # a crash may have left more than were to be kept
         old = kept[: 1 - checkpoint.KEPT_MAX]
         cluster_id = self._journal.cluster_id
-        flow = checkpoint.write(self._kernels, self._config, cluster_id, position, self._groups, useless, old)
+        flow = checkpoint.write(
+            self._kernels, self._config, cluster_id, position, self._groups, self._marks, useless, old
+        )
         self._flows.start(flow, written, full)
+        return True
+
+    def condemn(self, found: Recovered) -> Flow[None]:
+        """Write down that this directory's data must not be believed: what the next start finds."""
+        marked = replace(found.identity, state=identity.DAMAGED)
+        yield WriteFile(identity.FILE, 0, marked.encode(self._kernels))
 
     def _found_full(self, now_ns: int) -> None:
         self.disk_full = True

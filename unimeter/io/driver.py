@@ -5,9 +5,10 @@ so the test glue can never be kinder than the real glue. It knows the world only
 from __future__ import annotations
 
 from unimeter.config import NodeConfig
-from unimeter.core.effects import Close, Halt, Send
+from unimeter.core.effects import Close, Dial, Halt, Send
 from unimeter.core.inputs import (
     Booted,
+    DialFailed,
     FramesArrived,
     Input,
     LinkClosed,
@@ -59,9 +60,14 @@ class Driver:
         self._disk.start(self.completed)
         self._step(Booted(self._disk.files()))
 
-    def link_opened(self, link: int, peer: str) -> None:
-        self._framers[link] = Framer(self._kernels, self._config.frame_bytes_max)
-        self._step(LinkOpened(link, peer))
+    def link_opened(self, link: int, peer: str, inner: bool = False, dialled: int = 0) -> None:
+        """`inner`: between nodes; `dialled`: the ref of the Dial it answers, 0 when the other side connected."""
+        bound = self._config.peer_frame_bytes_max if inner else self._config.frame_bytes_max
+        self._framers[link] = Framer(self._kernels, bound)
+        self._step(LinkOpened(link, peer, inner, dialled))
+
+    def dial_failed(self, ref: int) -> None:
+        self._step(DialFailed(ref))
 
     def bytes_arrived(self, link: int, data: bytes) -> None:
         framer = self._framers.get(link)
@@ -116,6 +122,8 @@ class Driver:
                 self._network.send(effect.link, effect.data)
             elif isinstance(effect, Close):
                 closing.append(effect.link)
+            elif isinstance(effect, Dial):
+                self._network.dial(effect.ref, effect.address)
             elif isinstance(effect, Halt):
                 self._process.halt(effect.reason)
             else:

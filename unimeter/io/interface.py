@@ -33,12 +33,17 @@ class Disk(Protocol):
 
 
 class Network(Protocol):
-    """Connections, already open, named by link numbers that the network hands out."""
+    """Connections, named by link numbers that the network hands out. Clients connect to the client port, nodes to the
+    peer port; what comes in is reported to the driver (`link_opened`), with `inner` for the latter."""
 
     def send(self, link: int, data: Bytes) -> None:
         """Queue bytes; an unknown or closed link is fine (the bytes are lost, as they would be on a wire)."""
 
     def close(self, link: int) -> None: ...
+
+    def dial(self, ref: int, address: str) -> None:
+        """Connect to a peer address: then driver.link_opened(..., inner=True, dialled=ref) or driver.dial_failed(ref),
+        within a bounded time (DIAL_SECONDS_MAX of the implementation), never from inside this call."""
 
 
 class Process(Protocol):

@@ -21,6 +21,9 @@ from typing import NamedTuple, Protocol
 Bytes = bytes | bytearray | memoryview
 
 
+ROWS_END = 2**63  # beyond every row's sequence number
+
+
 class Frame(NamedTuple):
     """One whole frame in a receive buffer; offsets count from the start of that buffer."""
 
@@ -32,7 +35,7 @@ class Frame(NamedTuple):
     type: int
     flags: int
     status: int  # responses only
-    partition: int  # v1 only, advisory
+    partition: int  # v1: as sent, advisory; v2: the group hint (a group + 1, 0 = none), at most 65535
     deadline_ms: int  # v2 only, 0 = none
 
 
@@ -64,6 +67,9 @@ class Applied(Protocol):
     alerts_after: int
 
     def summary(self, batch: int) -> Summary: ...
+    def extract(self, first_batch: int, batch_count: int) -> bytes:
+        """The part of the answer that is about these batches: their summaries (row_base counts from the first of them)
+        and a verdict byte per row. What `Kernels.remote_applied` reads."""
 
 
 class Summary(NamedTuple):
@@ -83,8 +89,11 @@ class Summary(NamedTuple):
 class Intake(Protocol):
     """An open entry: ingest frames go in, an entry body and request records come out. Bounded by `bytes_max`.
 
-    Life: take()* -> seal() -> immediate() -> [entry is durable, committed, applied] -> answers() -> clear().
-    Two of these alternate in a node: one open, one on its way to disk.
+    Life, where the group is led: take()* -> seal() -> immediate() -> [entry is durable, committed, applied] ->
+    answers() -> clear(). Two of these alternate in a node: one open, one on its way to disk.
+    Life, where another node leads the group: take()* -> bundle() -> [sent there, add_bundle() there, applied there,
+    extract() there] -> answers(remote_applied()) -> clear().
+    At any time: fail() -> clear(), or clear() alone (then nobody gets an answer).
     """
 
     @property
@@ -105,13 +114,70 @@ class Intake(Protocol):
     def immediate(self) -> list[Reply]:
         """Answers that wait for nothing (refused requests; async requests, once sealed); each is given once."""
 
+    @property
+    def pending_count(self) -> int:
+        """Requests without an answer, those that wait for nothing included."""
+
     def seal(self, group: int, index: int, term: int, stamp_ns: int, first_seq: int) -> memoryview:
         """Close the body and return the entry (header + body). The memory is this object's, until clear()."""
+
+    def bundle(self) -> tuple[Bytes, int, int]:
+        """For the leader of the group, elsewhere: (the batches, how many, rows in them). Freezes like seal(): nothing
+        more is taken. From now on async requests wait for answers() like the sync ones. The memory is this object's,
+        until clear()."""
+
+    def add_bundle(self, body: Bytes, batch_count: int, row_count: int) -> tuple[int, int] | None:
+        """Another node's batches into this open entry, without requests: whoever made the bundle answers them.
+        Returns (number of the first batch, rows before it), None when there is no room. Raises ValueError when the
+        body is not exactly these batches, well-formed to the last row."""
 
     def answers(self, applied: Applied) -> list[Reply]:
         """Answers to the waiting (sync) requests, from what apply said; runs on one link are joined."""
 
-    def clear(self) -> None: ...
+    def fail(self, v1_status: int, v1_payload: bytes, v2_status: int, v2_payload: bytes) -> list[Reply]:
+        """Answer every request that has no answer yet with this instead. A span (api.Splitter) is answered at once,
+        and not again when its other parts are."""
+
+    def clear(self) -> None:
+        """Forget everything and begin anew; requests that have no answer yet never get one."""
+
+
+class Splitter(Protocol):
+    """Ingest frames into the open entries of their groups.
+
+    The group of a row: (account mod 256) mod group_count; of a text account, hash64 of the text in place of the number.
+    A request with rows in several groups becomes a span: in each of them a batch of its own (the same session, number
+    and flags), and one answer, with the last part's: counts added up, the gravest session verdict, events by their
+    index as sent. A batch that opens a session goes to every group, with a group hint (v2 header) to that group alone;
+    a numbered batch without rows to the hinted group or group 0. What stores nothing is answered through intakes[0].
+
+    With more than one group `last_offset` of an answer is the stamp_ns of the entry (of a span: the greatest), which
+    grows from batch to batch whatever their groups.
+    """
+
+    @property
+    def groups_wanted(self) -> int:
+        """After UM_STOP_ELSEWHERE and UM_STOP_FULL: bit g is set when the stopped request has a part in group g."""
+
+    @property
+    def spans_open(self) -> int:
+        """Spans without an answer, or with parts that their intakes have not let go yet."""
+
+    def take(
+        self,
+        catalog: Catalog,
+        data: Bytes,
+        frames: FrameTable,
+        first: int,
+        link: int,
+        intakes: Sequence[Intake],
+        local: bytes,
+    ) -> tuple[int, int]:
+        """As Intake.take, but rows go to intakes[group], all of them or none. local[g] says who leads group g: 0,
+        nobody that this node could ask; 1, this node (or whoever it forwards anything to); another label, another
+        node, the same label for the same node. A request that needs a group of label 0, or only groups of one other
+        node, is left alone: UM_STOP_ELSEWHERE and its index. What needs several nodes is taken; the parts for others
+        are theirs as bundles."""
 
 
 class Catalog(Protocol):
@@ -160,8 +226,10 @@ class Query(Protocol):
     end_seq: int
     edges: tuple[tuple[int, int], ...]  # non-empty time ranges to scan, [start, end)
 
-    def scan(self, records: Bytes) -> None:
-        """Feed verified journal records (each record exactly once, in log order, whole records only)."""
+    def scan(self, records: Bytes, first_row: int = 0, end_row: int = ROWS_END) -> None:
+        """Feed verified journal records (each record exactly once, in log order, whole records only). Only rows of the
+        group with first_row <= seq < end_row count: a record may hold an entry that a later one replaced, whose row
+        numbers were given out again."""
 
     def rows(self) -> list[Row]: ...
 
@@ -237,17 +305,29 @@ class GroupState(Protocol):
     def memory_bytes(self) -> int:
         """Bytes in use by regions and indexes."""
 
-    def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int) -> Query: ...
+    def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int, group: int = 0) -> Query:
+        """`group`: whose rows the records hold that are fed to the query."""
+
     def alerts(self, since: int, account: int | bytes | None, limit: int) -> list[Alert]:
         """Alerts with number > since, oldest first; account None = all."""
 
     def events(
-        self, account: int | bytes, since: int, until: int, after_seq: int, end_seq: int, metric: int | None
+        self,
+        account: int | bytes,
+        since: int,
+        until: int,
+        after_seq: int,
+        end_seq: int,
+        metric: int | None,
+        group: int = 0,
     ) -> EventScan:
         """List stored events with since <= timestamp <= until and after_seq < seq < end_seq."""
 
     def digest(self) -> int:
         """Full digest of all regions, O(state)."""
+
+    def flip(self, region: int, byte: int, bit: int) -> None:
+        """A hook for tests of divergence: flip one bit of what a region has in use, as a broken memory cell would."""
 
     def check(self, catalog: Catalog) -> int:
         """0, or the number of the first broken structural rule."""
@@ -269,7 +349,8 @@ class StateLoader(Protocol):
 
 
 class EventScan(Protocol):
-    def scan(self, records: Bytes, limit: int) -> list[Event]: ...
+    def scan(self, records: Bytes, limit: int, first_row: int = 0, end_row: int = ROWS_END) -> list[Event]:
+        """The next events, at most `limit`; the rows that count as with Query.scan."""
 
 
 class Kernels(Protocol):
@@ -286,8 +367,15 @@ class Kernels(Protocol):
         """`metrics[i]` is the packed um_metric of id i."""
 
     def intake(self, group: int, bytes_max: int, batch_events_max: int) -> Intake: ...
+    def splitter(self, group_count: int) -> Splitter:
+        """For 1..64 groups."""
+
+    def remote_applied(self, data: Bytes, batch_count: int, row_count: int, stamp_ns: int) -> Applied:
+        """What the leader's extract() said of a bundle of this node, for Intake.answers(); `stamp_ns`: of the entry
+        that the bundle went into. Raises ValueError when it cannot be about so many batches and rows."""
+
     def entry(self, kind: int, group: int, index: int, term: int, stamp_ns: int, first_seq: int, body: Bytes) -> bytes:
-        """An entry without batches (catalog, limits, noop)."""
+        """An entry without batches (any kind but UM_ENTRY_BATCHES); first_seq is at least 1 for every kind."""
 
     def entry_verify(self, entry: Bytes) -> bool: ...
     def record(

@@ -43,6 +43,9 @@ UM_ENTRY_BATCHES = 0
 UM_ENTRY_CATALOG = 1
 UM_ENTRY_LIMITS = 2
 UM_ENTRY_NOOP = 3
+UM_ENTRY_CONF = 4
+UM_ENTRY_CLUSTER = 5
+UM_ENTRY_HARD = 6
 
 UM_BATCH_V1 = 1
 UM_BATCH_OPEN_SESSION = 2
@@ -105,6 +108,7 @@ UM_SCAN_BAD_CRC = 4
 UM_REQ_SYNC = 1
 UM_REQ_V2 = 2
 UM_REQ_WANTS_VERDICTS = 4
+UM_REQ_STAMPED = 8
 UM_REQ_OK = 0
 UM_REQ_MALFORMED = 1
 UM_REQ_VALUE_RANGE = 2
@@ -115,6 +119,11 @@ UM_STOP_END = 0
 UM_STOP_CONTROL = 1
 UM_STOP_FULL = 2
 UM_STOP_MALFORMED = 3
+UM_STOP_ELSEWHERE = 4
+
+UM_GROUPS_MAX = 64
+UM_SPANS_MAX = 4096
+UM_NO_GROUP = 255
 
 UM_V_STORED = 0
 UM_V_DUPLICATE = 1
@@ -226,7 +235,7 @@ FRAME = _layout(
 SCAN = _layout("um_scan", "consumed:Q", "count:I", "error:I", "error_request_id:I", "error_protocol:I")
 REQUEST = _layout(
     "um_request", "link:I", "request_id:I", "flags:I", "status:I", "batch:I", "events:I", "unknown:I", "notes_off:I",
-    "notes_count:I", "row_base:I", "row_count:I", "reserved:I", "first_seq:Q",
+    "notes_count:I", "row_base:I", "row_count:I", "span:I", "first_seq:Q",
 )  # fmt: skip
 SUMMARY = _layout(
     "um_summary", "stored:I", "duplicates:I", "conflicts:I", "refused:I", "first_bad:I", "first_verdict:I",

@@ -81,7 +81,10 @@ V2_TYPE_EVENTS_LIST = 0x08
 V2_TYPE_ALERTS_LIST = 0x09
 V2_TYPE_STATUS = 0x0A
 V2_TYPE_ALERTS_SUBSCRIBE = 0x0B
+V2_TYPE_TOPOLOGY = 0x0C
+V2_TYPE_CLUSTER = 0x0E
 V2_TYPE_ALERT_PUSH = 0x8B
+V2_TYPE_TOPOLOGY_PUSH = 0x8C
 V2_STATUS_OK = 0
 V2_STATUS_ERROR = 1
 V2_STATUS_REDIRECT = 2
@@ -116,7 +119,11 @@ ERROR_TOO_LARGE = "too_large"
 ERROR_DISK_FULL = "disk_full"
 ERROR_OVERLOADED = "overloaded"
 ERROR_STARTING = "starting"
+ERROR_NO_LEADER = "no_leader"
+ERROR_LEADER_CHANGED = "leader_changed"
 ERROR_SESSION_UNKNOWN = "session_unknown"
+ERROR_OUTCOME_UNKNOWN = "outcome_unknown"
+ERROR_NOT_MEMBER = "not_member"
 ERROR_UNSUPPORTED = "unsupported"
 ERROR_INTERNAL = "internal"
 
@@ -186,7 +193,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
         "payload_len",
         "request_id",
         "deadline_ms",
-        "reserved",
+        "group_hint",
         "payload_crc",
         "header_crc",
     ),

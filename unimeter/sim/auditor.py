@@ -46,7 +46,8 @@ class Auditor(Base):
         for account in accounts:
             self.listed[account] = []
             self._list(account, 0)
-        self._alerts(0)
+        for group in range(self.ledger.places.groups):
+            self._alerts(group, 0)
         self.todo.append(Control(self.number(), self.name, 2, [], type=wire2.METRIC_LIST))
 
     def ask_for_totals(self, in_detail: bool) -> None:
@@ -82,8 +83,10 @@ class Auditor(Base):
             EventList(self.number(), self.name, 2, [], account=account, after=after, limit=250, final=True)
         )
 
-    def _alerts(self, since: int) -> None:
+    def _alerts(self, group: int, since: int) -> None:
         body = {"since": since, "limit": 50}
+        if self.ledger.places.groups > 1:
+            body["group"] = group
         self.todo.append(Control(self.number(), self.name, 2, [], type=wire2.ALERTS_LIST, body=body))
 
     # ---- what is said ----
@@ -100,7 +103,7 @@ class Auditor(Base):
             found = msgpack.unpackb(response.payload)["alerts"]
             self.ledger.alerts += found
             if len(found) >= 50:
-                self._alerts(found[-1]["number"])
+                self._alerts(request.body.get("group", 0), found[-1]["number"])
         return ACKED
 
     def lost(self, request: Request) -> None:

@@ -34,7 +34,7 @@ def plant(name: str | None, run: Run) -> None:
 @canary
 def acknowledges_before_durable(run: Run) -> None:
     """A journal write is reported done as soon as it is submitted."""
-    for host in run.hosts:
+    for host in run.cluster.hosts:
         _early(run, host)
 
 
@@ -70,7 +70,7 @@ class _Mute:
 @canary
 def loses_a_completion(run: Run) -> None:
     """Every thirtieth journal write is never reported done."""
-    for host in run.hosts:
+    for host in run.cluster.hosts:
         _lossy(host)
 
 
@@ -91,7 +91,7 @@ def _lossy(host: Host) -> None:
 @canary
 def keeps_every_checkpoint(run: Run) -> None:
     """Old checkpoints are reported deleted and stay."""
-    for host in run.hosts:
+    for host in run.cluster.hosts:
         _hoarding(run, host)
 
 
@@ -113,7 +113,7 @@ def _hoarding(run: Run, host: Host) -> None:
 @canary
 def stops_without_a_reason(run: Run) -> None:
     """A process stops after four hundred steps."""
-    for host in run.hosts:
+    for host in run.cluster.hosts:
         _tired(host)
 
 
@@ -142,7 +142,7 @@ def _tired(host: Host) -> None:
 @canary
 def forgets_how_far_it_was(run: Run) -> None:
     """Some answers name an earlier place in the log than they reflect."""
-    for host in run.hosts:
+    for host in run.cluster.hosts:
         _backward(host)
 
 
@@ -177,7 +177,7 @@ def _backward(host: Host) -> None:
 @canary
 def forgets_a_definition(run: Run) -> None:
     """A restart from a checkpoint forgets what was changed last in one metric."""
-    for host in run.hosts:
+    for host in run.cluster.hosts:
         _without_dimensions(host)
 
 

@@ -21,7 +21,7 @@ THRESHOLD_ACTIVE_OFFSET = 600  # of the first threshold in um_metric
 def _kernels(run: Run) -> WrappedKernels:
     """Give the run's nodes wrapped kernels."""
     wrapped = WrappedKernels(run.kernels)
-    for host in run.hosts:
+    for host in run.cluster.hosts:
         host.setup = replace(host.setup, kernels=wrapped)
     return wrapped
 
@@ -38,7 +38,7 @@ def forgets_sessions(run: Run) -> None:
     """After a restart, batches of a session are taken as if they had none."""
 
     def rewrite(data: bytearray, frames: FrameTable) -> None:
-        if run.host.incarnations < 2:
+        if run.cluster.hosts[0].incarnations < 2:
             return
         for frame in frames:  # type: ignore[attr-defined]
             if frame.protocol == 2 and frame.type == wire2.INGEST and frame.payload_len >= 48:
@@ -108,7 +108,7 @@ def skips_an_entry_in_recovery(run: Run) -> None:
         count = 0
 
         def apply(self, catalog: Catalog, entry: Bytes) -> Any:
-            node = run.host.node
+            node = run.cluster.hosts[0].node
             if node is not None and not node.ready:
                 self.count += 1
                 if self.count == 5:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from unimeter.sim.admin import Admin
 from unimeter.sim.behaviours import Base, PlainWriter, Reader, SessionWriter, V1Writer
 from unimeter.sim.client import Client, Manners
+from unimeter.sim.host import Host
+from unimeter.sim.operator import Operator
 from unimeter.sim.prng import Prng
 from unimeter.sim.subscriber import Subscriber
 from unimeter.sim.vandal import Vandal
@@ -19,19 +21,21 @@ VANDAL_STRIKES = 6
 
 
 def make_client(run: Run, behaviour: Base, prng: Prng, manners: Manners) -> Client:
-    address = run.setup.config.advertise
-    return Client(behaviour.name, address, run.world, run.network, run.kernels, prng, behaviour, run, manners)
+    return Client(
+        behaviour.name, run.places, run.world, run.network, run.kernels, prng, behaviour, run.watch, manners
+    )
 
 
 class Cast:
     def __init__(self, run: Run, prng: Prng) -> None:
         self._run = run
         self._prng = prng
+        self.operator: Operator | None = None
         self.behaviours = self._behaviours()
         self.clients: list[Client | Vandal] = []
         one_by_one = replace(run.scenario.manners, window=1, duplicate=0.0)  # of definitions, the last one wins
         for number, each in enumerate(self.behaviours):
-            manners = one_by_one if isinstance(each, Admin) else run.scenario.manners
+            manners = one_by_one if isinstance(each, Admin | Operator) else run.scenario.manners
             self.clients.append(make_client(run, each, prng.stream(f"net{number}"), manners))
         self.clients += [self._vandal(number) for number in range(run.scenario.clients.vandals)]
         self.subscribers = [self._subscriber(number) for number in range(run.scenario.clients.subscribers)]
@@ -47,7 +51,13 @@ class Cast:
         def now() -> int:
             return run.world.now_ns
 
+        operators = []
+        if run.cluster.replicated:
+            stage = run.faults.stage
+            self.operator = Operator(*args("operator"), cluster=run.cluster, boot=stage.restart_later, stop=Host.stop)
+            operators = [self.operator]
         return [
+            *operators,
             Admin(*args("admin"), protocol=2, metrics=run.metrics[half:], changes=counts.changes, now=now),
             Admin(*args("admin-v1"), protocol=1, metrics=run.metrics[:half], changes=0, now=now),
             *(SessionWriter(*args(f"session{n}"), **writes) for n in range(counts.sessions)),
@@ -59,14 +69,15 @@ class Cast:
 
     def _vandal(self, number: int) -> Vandal:
         run, name, protocol = self._run, f"vandal{number}", 1 + (number + self._run.seed) % 2
-        address, prng = run.setup.config.advertise, self._prng.stream(f"vandal{number}")
+        prng, accepted = self._prng.stream(f"vandal{number}"), run.watch.accepted
+        address = run.places.addresses[number % len(run.places.addresses)]
         return Vandal(
-            name, protocol, address, run.world, run.network, run.kernels, prng, run.space, VANDAL_STRIKES, run.accepted
+            name, protocol, address, run.world, run.network, run.kernels, prng, run.space, VANDAL_STRIKES, accepted
         )
 
     def _subscriber(self, number: int) -> Subscriber:
         run, name = self._run, f"subscriber{number}"
-        address, prng = run.setup.config.advertise, self._prng.stream(name)
-        subscriber = Subscriber(name, address, run.world, run.network, run.kernels, prng)
+        prng = self._prng.stream(name)
+        subscriber = Subscriber(name, run.places, run.world, run.network, run.kernels, prng)
         run.ledger.pushed[name] = subscriber.told
         return subscriber

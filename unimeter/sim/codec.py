@@ -76,15 +76,24 @@ def refusal(response: wire1.Response | wire2.Response) -> str:
     if isinstance(response, wire2.Response):
         if response.status == wire2.OK:
             return ""
-        return str(msgpack.unpackb(response.payload).get("code", "redirect"))
+        if response.status == wire2.REDIRECT:
+            return "redirect"
+        return str(msgpack.unpackb(response.payload)["code"])
     names = {
         wire1.ERROR: "bad_request",
         wire1.UNKNOWN_METRIC: "unknown_metric",
         wire1.REDIRECT: "redirect",
-        wire1.NOT_LEADER: "redirect",
+        wire1.NOT_LEADER: "leader_changed",
         wire1.BACKPRESSURE: "overloaded",
     }
     return names.get(response.status, "")
+
+
+def redirect(response: wire1.Response | wire2.Response) -> str:
+    """The address that a redirect names."""
+    if isinstance(response, wire2.Response):
+        return str(msgpack.unpackb(response.payload)["address"])
+    return response.payload.rstrip(b"\0").decode()
 
 
 def ingested(request: Ingest, response: wire1.Response | wire2.Response) -> wire2.Result:

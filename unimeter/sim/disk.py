@@ -226,6 +226,13 @@ class SimDisk:
                     self.image.create(effect.file, effect.size_bytes if self.prng.chance(0.5) else 0)
         self._lane_free_ns.clear()
 
+    def erase(self) -> None:
+        """A new disk."""
+        assert not self.pending, "whoever used the old one is dead"
+        self.image.files.clear()
+        self.fragile = False
+        self.newest = []
+
     def tear(self, effect: Write, sectors: list[bool]) -> None:
         if effect.file in self.image.files:
             self.image.write_sectors(effect.file, effect.offset, effect.data, sectors)

@@ -2,100 +2,112 @@
 
 Two coins decide about each kind of fault: one, thrown once, whether it is in this run at all; one, thrown again
 and again, whether it fires now. So every seed is a different kind of bad day, and some days have only one trouble
-(which a uniform mixture would never show). A fault fires at random times (`every_ms` apart on average), or at an
-operation of the disk (`on`, with a `chance`): a crash half-way through a checkpoint is a matter of the second sort.
+(which a uniform mixture would never show). A fault fires at random times (`every_ms` apart on average), or at a place
+(`on`, with a `chance`): at an operation of the disk, or where a node's core counts a mark ("election_won"); a crash
+half-way through a checkpoint is a matter of the second sort. A name that ends in _leader or _follower aims it: at a
+machine that leads some group now, or at another one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from unimeter.core.effects import Create, Delete, Read, Write
-from unimeter.core.inputs import DiskError
-from unimeter.sim.disk import KILL, POWER_CUT, Operation
+from unimeter.sim.cluster import Cluster
+from unimeter.sim.disk import Operation
+from unimeter.sim.fault_base import Action, FaultKinds, Stage
+from unimeter.sim.fault_cluster import ClusterFaults
+from unimeter.sim.fault_disk import AT_ONCE, DiskFaults
+from unimeter.sim.fault_network import NetworkFaults
+from unimeter.sim.fault_process import ProcessFaults
 from unimeter.sim.host import Host
 from unimeter.sim.network import Network
 from unimeter.sim.prng import Prng
-from unimeter.sim.world import MS, SECOND, World
+from unimeter.sim.world import MS, World
 
-DAY_NS = 86_400 * SECOND
+PLACES = ("journal_write", "checkpoint_write", "recovery", "create", "delete", "read")
+LEADER, FOLLOWER = "_leader", "_follower"
+SOON_NS = MS // 5  # a fault at a place strikes so soon after
 
 
 @dataclass(frozen=True)
 class FaultSpec:
-    """One kind of fault in a scenario (a [faults.KIND] table)."""
+    """One fault in a scenario (a [faults.NAME] table)."""
 
-    kind: str
+    name: str  # kill, kill_leader, ...
     in_run: float = 1.0
     every_ms: int = 0  # mean time between two; 0: not by time
-    on: str = ""  # a place: journal_write, checkpoint_write, create, delete, read, recovery
+    on: str = ""  # a place: one of PLACES, or a mark of the core
     chance: float = 0.0  # at that place
     most: int = 1_000  # times in one run
+
+    def __post_init__(self) -> None:
+        if self.kind not in Faults.kinds():
+            raise ValueError(f"unknown fault {self.kind!r}: use one of {', '.join(Faults.kinds())}")
+
+    @property
+    def kind(self) -> str:
+        return self.name.removesuffix(LEADER).removesuffix(FOLLOWER)
+
+    @property
+    def aimed(self) -> bool:
+        return self.kind != self.name
+
+    @property
+    def at_leader(self) -> bool:
+        return self.name.endswith(LEADER)
 
 
 class Faults:
     """The fault engine of one run."""
 
-    def __init__(self, world: World, network: Network, hosts: list[Host], specs: list[FaultSpec], prng: Prng) -> None:
+    families: tuple[type[FaultKinds], ...] = (ProcessFaults, NetworkFaults, DiskFaults, ClusterFaults)
+
+    def __init__(self, world: World, network: Network, cluster: Cluster, specs: list[FaultSpec], prng: Prng) -> None:
+        self.stage = Stage(world, network, cluster, prng)
         self._world = world
-        self._network = network
-        self._hosts = hosts
+        self._cluster = cluster
         self._prng = prng
-        self._actions: dict[str, Callable[[Host, Prng], bool]] = {
-            "kill": lambda host, luck: self._crash(host, KILL, luck),
-            "power_cut": lambda host, luck: self._crash(host, POWER_CUT, luck),
-            "stop": self._stop,
-            "pause": self._pause,
-            "cut": self._cut,
-            "half_open": self._half_open,
-            "slow_network": self._slow_network,
-            "fragment": self._fragment,
-            "slow_disk": self._slow_disk,
-            "full_disk": self._full_disk,
-            "failed_sync": self._failed_sync,
-            "rot": self._rot,
-            "misdirect": self._misdirect,
-            "clock_jump": self._clock_jump,
-        }
+        self._disk = DiskFaults(self.stage)
+        self.cluster_faults = ClusterFaults(self.stage)
+        self._families = (ProcessFaults(self.stage), NetworkFaults(self.stage), self._disk, self.cluster_faults)
+        self._actions: dict[str, Action] = {}
+        for family in self._families:
+            self._actions |= family.actions()
         self.fired: dict[str, int] = {}
-        self.specs = [spec for spec in specs if prng.stream(f"in-run/{spec.kind}").chance(spec.in_run)]
-        self.active = False
-        self._next_verdict: dict[str, DiskError] = {}
-        self._misdirect_next = False
-        self._most = {spec.kind: spec.most for spec in specs}
+        self.specs = [spec for spec in specs if prng.stream(f"in-run/{spec.name}").chance(spec.in_run)]
+        self._at_marks = [spec for spec in self.specs if spec.on and spec.on not in PLACES]
+        self._marks_seen: dict[str, dict[str, int]] = {}
 
     @staticmethod
     def kinds() -> list[str]:
-        return [
-            "kill", "power_cut", "stop", "pause", "cut", "half_open", "slow_network", "fragment", "slow_disk", "full_disk",
-            "failed_sync", "rot", "misdirect", "clock_jump",
-        ]  # fmt: skip
+        return [kind for family in Faults.families for kind in family.kinds]
+
+    @property
+    def active(self) -> bool:
+        return self.stage.active
 
     def start(self) -> None:
-        self.active = True
+        self.stage.active = True
         for spec in self.specs:
-            luck = self._prng.stream(f"fire/{spec.kind}")
+            luck = self._prng.stream(f"fire/{spec.name}")
             if spec.every_ms:
                 self._schedule(spec, luck)
-            if spec.on:
-                for host in self._hosts:
+            if spec.on in PLACES:
+                for host in self._cluster.hosts:
                     self._hook(host, spec, luck)
-        for host in self._hosts:
-            self._install(host)
+        for host in self._cluster.hosts:
+            self._disk.install(host)
 
     def heal(self) -> None:
         """The world is good from now on. Damage that is already on a platter stays."""
-        self.active = False
-        self._misdirect_next = False
-        self._next_verdict.clear()
-        self._network.settings = type(self._network.settings)()
-        for host in self._hosts:
-            settings = host.disk.settings
-            settings.slow_factor = 1
-            settings.capacity_bytes = 1 << 40
-            host.paused_until_ns = min(host.paused_until_ns, self._world.now_ns)
+        self.stage.active = False
+        for family in self._families:
+            family.heal()
         self._world.note("faults healed")
+
+    def restart_later(self, host: Host) -> None:
+        self.stage.restart_later(host)
 
     # ---- when ----
 
@@ -103,9 +115,21 @@ class Faults:
         self._world.after(luck.between(1, 2 * spec.every_ms * MS), self._by_time, spec, luck)
 
     def _by_time(self, spec: FaultSpec, luck: Prng) -> None:
-        if self.active:
-            self._fire(spec.kind, luck.choice(self._hosts), luck)
+        if self.stage.active:
+            host = self._victim(spec, luck)
+            if host is not None:
+                self._fire(spec, host, luck)
             self._schedule(spec, luck)
+
+    def _victim(self, spec: FaultSpec, luck: Prng) -> Host | None:
+        members = self._cluster.members
+        if not spec.aimed:
+            return luck.choice(members) if len(members) > 1 else members[0]
+        leader = self._cluster.leader(luck.below(self._cluster.group_count))
+        if spec.at_leader or leader is None:
+            return leader
+        rest = [host for host in members if host is not leader]
+        return luck.choice(rest) if rest else None
 
     def _hook(self, host: Host, spec: FaultSpec, luck: Prng) -> None:
         earlier = host.disk.faults.on_submit
@@ -113,135 +137,53 @@ class Faults:
         def on_submit(operation: Operation) -> None:
             if earlier is not None:
                 earlier(operation)
-            if self.active and self._is_at(host, spec.on, operation) and luck.chance(spec.chance):
-                if spec.kind in ("failed_sync", "misdirect", "full_disk"):
-                    self._fire(spec.kind, host, luck)  # strikes this very operation
-                else:
-                    self._world.after(luck.below(MS // 5), self._late, spec.kind, host, luck)
+            if not self.stage.active or not _is_at(host, spec.on, operation) or not luck.chance(spec.chance):
+                return
+            if spec.aimed and self._leads(host) != spec.at_leader:
+                return
+            if spec.kind in AT_ONCE:
+                self._fire(spec, host, luck)
+            else:
+                self._world.after(luck.below(SOON_NS), self._late, spec, host, luck)
 
         host.disk.faults.on_submit = on_submit
 
-    def _late(self, kind: str, host: Host, luck: Prng) -> None:
-        if self.active:
-            self._fire(kind, host, luck)
+    def _leads(self, host: Host) -> bool:
+        return any(leader is host for _, leader in self._cluster.led())
 
-    def _is_at(self, host: Host, place: str, operation: Operation) -> bool:
-        if place == "journal_write":
-            return isinstance(operation, Write) and not operation.bulk
-        if place == "checkpoint_write":
-            return isinstance(operation, Write) and operation.bulk and operation.file.startswith("checkpoint")
-        if place == "recovery":
-            return host.node is not None and not host.node.ready
-        return isinstance(operation, {"create": Create, "delete": Delete, "read": Read}[place])
+    def _late(self, spec: FaultSpec, host: Host, luck: Prng) -> None:
+        if self.stage.active:
+            self._fire(spec, host, luck)
 
-    def _fire(self, kind: str, host: Host, luck: Prng) -> None:
-        if self.fired.get(kind, 0) < self._most[kind] and self._actions[kind](host, luck):
-            self.fired[kind] = self.fired.get(kind, 0) + 1
-            self._world.note(f"fault {kind} on {host.name}")
+    def stepped(self, host: Host) -> None:
+        """A node made a step: did its core pass a place at which something is to happen?"""
+        if not self._at_marks or not self.stage.active:
+            return
+        marks: dict[str, int] = getattr(host.node, "marks", {})
+        process = f"{host.name}#{host.incarnations}"
+        seen = self._marks_seen.setdefault(process, {})
+        for spec in self._at_marks:
+            count = marks.get(spec.on, 0)
+            if count != seen.get(spec.name, 0):
+                seen[spec.name] = count
+                luck = self._prng.stream(f"mark/{spec.name}/{process}/{count}")
+                if luck.chance(spec.chance):
+                    victim = self._victim(spec, luck) if spec.aimed else host
+                    if victim is not None:
+                        self._world.after(luck.below(SOON_NS), self._late, spec, victim, luck)
 
-    def _install(self, host: Host) -> None:
-        def verdict(operation: Operation) -> DiskError | None:
-            if isinstance(operation, Read) or host.disk.fragile:
-                return None
-            return self._next_verdict.pop(host.name, None)
+    def _fire(self, spec: FaultSpec, host: Host, luck: Prng) -> None:
+        name = spec.name
+        if self.fired.get(name, 0) < spec.most and self._actions[spec.kind](host, luck):
+            self.fired[name] = self.fired.get(name, 0) + 1
+            self._world.note(f"fault {name} on {host.name}")
 
-        def misdirect(operation: Write) -> bool:
-            # never the last write before a stop: nothing would follow it, and nobody could tell it from a torn tail
-            if self._misdirect_next and not host.disk.fragile and not host.stop_asked and host.disk.newest:
-                self._misdirect_next = False
-                return True
-            return False
 
-        host.disk.faults.verdict = verdict
-        host.disk.faults.misdirect = misdirect
-
-    # ---- what ----
-
-    def _crash(self, host: Host, kind: str, luck: Prng) -> bool:
-        if not host.up or host.disk.fragile or any(pending.misdirected for pending in host.disk.pending):
-            return False
-        host.crash(kind)
-        self.restart_later(host, luck)
-        return True
-
-    def restart_later(self, host: Host, luck: Prng | None = None) -> None:
-        delay_ns = (luck or self._prng).between(MS, 60 * MS)
-        self._world.after(delay_ns, self._boot, host)
-
-    def _boot(self, host: Host) -> None:
-        if not host.up:
-            host.boot()
-
-    def _stop(self, host: Host, luck: Prng) -> bool:
-        if not host.up or host.disk.fragile or any(pending.misdirected for pending in host.disk.pending):
-            return False
-        host.stop()
-        return True
-
-    def _pause(self, host: Host, luck: Prng) -> bool:
-        host.pause(luck.between(5 * MS, 400 * MS))
-        return host.up
-
-    def _cut(self, host: Host, luck: Prng) -> bool:
-        links = sorted(self._network.ends)
-        if not links:
-            return False
-        self._network.cut(self._network.ends[luck.choice(links)])
-        return True
-
-    def _half_open(self, host: Host, luck: Prng) -> bool:
-        links = sorted(self._network.ends)
-        if not links:
-            return False
-        end = self._network.ends[luck.choice(links)]
-        self._network.half_open(end if luck.chance(0.5) else end.peer)
-        return True
-
-    def _slow_network(self, host: Host, luck: Prng) -> bool:
-        self._network.settings.delay_max_ns = luck.between(2 * MS, 60 * MS)
-        self._world.after(luck.between(50 * MS, 400 * MS), self._fast_network)
-        return True
-
-    def _fast_network(self) -> None:
-        self._network.settings.delay_max_ns = type(self._network.settings)().delay_max_ns
-
-    def _fragment(self, host: Host, luck: Prng) -> bool:
-        settings = self._network.settings
-        settings.fragment_chance = luck.choice([0.05, 0.3, 1.0])
-        settings.fragment_bytes_max = luck.choice([7, 64, 1024])
-        return True
-
-    def _slow_disk(self, host: Host, luck: Prng) -> bool:
-        host.disk.settings.slow_factor = luck.choice([5, 30, 200])
-        self._world.after(luck.between(20 * MS, 500 * MS), self._fast_disk, host)
-        return True
-
-    def _fast_disk(self, host: Host) -> None:
-        host.disk.settings.slow_factor = 1
-
-    def _full_disk(self, host: Host, luck: Prng) -> bool:
-        host.disk.settings.capacity_bytes = host.disk.image.used_bytes() + luck.choice([0, 4096, 65536])
-        self._world.after(luck.between(20 * MS, 900 * MS), self._room, host)
-        return True
-
-    def _room(self, host: Host) -> None:
-        host.disk.settings.capacity_bytes = 1 << 40
-
-    def _failed_sync(self, host: Host, luck: Prng) -> bool:
-        self._next_verdict[host.name] = DiskError.FAILED
-        return True
-
-    def _rot(self, host: Host, luck: Prng) -> bool:
-        where = host.disk.rot()
-        if where is not None:
-            self._world.note(f"rot in {where}")
-        return where is not None
-
-    def _misdirect(self, host: Host, luck: Prng) -> bool:
-        self._misdirect_next = True
-        return True
-
-    def _clock_jump(self, host: Host, luck: Prng) -> bool:
-        size = luck.choice([MS, SECOND, 60 * SECOND, 3600 * SECOND, 3 * DAY_NS])
-        host.wall.jump(luck.between(-size, size))
-        return True
+def _is_at(host: Host, place: str, operation: Operation) -> bool:
+    if place == "journal_write":
+        return isinstance(operation, Write) and not operation.bulk
+    if place == "checkpoint_write":
+        return isinstance(operation, Write) and operation.bulk and operation.file.startswith("checkpoint")
+    if place == "recovery":
+        return host.node is not None and not host.node.ready
+    return isinstance(operation, {"create": Create, "delete": Delete, "read": Read}[place])

@@ -19,12 +19,16 @@ from unimeter.core.effects import Effect, Write
 from unimeter.core.inputs import Input, Now
 from unimeter.core.node import Node
 from unimeter.io.driver import Driver
+from unimeter.kernels import layout
 from unimeter.kernels.api import Bytes, Kernels, Limits
 from unimeter.sim.clock import ProcessClock, WallClock
 from unimeter.sim.disk import KILL, POWER_CUT, SimDisk
 from unimeter.sim.network import End, Network
 from unimeter.sim.prng import Prng
 from unimeter.sim.world import World
+
+
+BUCKET_SUM_OFFSET = 24
 
 
 @dataclass(frozen=True)
@@ -84,27 +88,44 @@ class Host:
     """One machine of the simulated cluster."""
 
     def __init__(
-        self, world: World, network: Network, name: str, setup: NodeSetup, wall: WallClock, prng: Prng, watcher: Watcher
+        self, world: World, network: Network, name: str, setup: NodeSetup, wall: WallClock, prng: Prng
     ) -> None:
         self.world = world
         self.network = network
         self.name = name
         self.setup = setup
         self.wall = wall
-        self.watcher = watcher
+        self.watcher: Watcher  # set before anything happens
         self.disk = SimDisk(world, prng.stream("disk"))
         self.process: Incarnation | None = None
         self.incarnations = 0
+        self.wipes = 0
+        self.replica = 0  # the name of its directory in the cluster, as the node last said; 0: it has none
+        self.flipped = False  # a bit of its memory is wrong: its state is nobody's measure
         self.paused_until_ns = 0
         self.stop_asked = False  # of the present process
-        self.make_node: Callable[[NodeSetup], Any] = lambda s: Node(s.config, s.kernels, s.limits, seed)
+        self.peer_address = ""
+        self.make_node: Callable[[NodeSetup], Any] = self._make_node
         self._prng = prng
-        seed = prng.stream("cluster").u64()
         network.listen(setup.config.advertise, self)
+        for member in setup.config.members:
+            if member.node_id == setup.config.node_id:
+                self.peer_address = member.peer_address
+                network.listen(member.peer_address, self, inner=True)
+
+    def _make_node(self, setup: NodeSetup) -> Any:
+        """The chance that it is given is new each time: a directory that is laid out again is another replica."""
+        luck = self._prng.stream(f"node{self.incarnations}").u64()
+        return Node(setup.config, setup.kernels, setup.limits, luck)
 
     @property
     def up(self) -> bool:
         return self.process is not None
+
+    @property
+    def sound(self) -> bool:
+        """Does its disk hold what was written, and its memory what was computed?"""
+        return not (self.flipped or self.disk.fragile or self.disk.image.tainted())
 
     @property
     def node(self) -> Any:
@@ -134,11 +155,31 @@ class Host:
             self.stop_asked = True
             self.process.enter(self.process.driver.stop)
 
+    def wipe(self) -> None:
+        """The machine is lost, and replaced by one with an empty disk."""
+        self.crash(POWER_CUT)
+        self.disk.erase()
+        self.wipes += 1
+        self.replica = 0
+        self.flipped = False
+        self.world.note(f"host {self.name} wiped")
+
     def pause(self, duration_ns: int) -> None:
         self.paused_until_ns = self.world.now_ns + duration_ns
 
-    def accept(self, end: End, peer: str) -> bool:
-        return self.process is not None and self.process.accept(end, peer)
+    def flip(self, state: Any, luck: Prng) -> bool:
+        """One bit of a bucket's sum changes in the memory of the process. False: there is no bucket."""
+        buckets = state.region_counts()[layout.UM_R_BUCKETS]
+        if buckets == 0:
+            return False
+        byte, bit = luck.below(buckets) * layout.BUCKET.size + BUCKET_SUM_OFFSET + luck.below(8), luck.below(8)
+        state.flip(layout.UM_R_BUCKETS, byte, bit)
+        self.flipped = True
+        self.world.note(f"host {self.name} flip byte {byte} bit {bit}")
+        return True
+
+    def accept(self, end: End, peer: str, inner: bool) -> bool:
+        return self.process is not None and self.process.accept(end, peer, inner)
 
     def ended(self, reason: str | None) -> None:
         """The process ended itself."""
@@ -225,14 +266,31 @@ class Incarnation:
 
     # ---- connections ----
 
-    def accept(self, end: End, peer: str) -> bool:
+    def accept(self, end: End, peer: str, inner: bool) -> bool:
         if not self.alive:
             return False
+        self._own(end)
+        self._host.world.after(0, self.enter, lambda: self.driver.link_opened(end.link, peer, inner))
+        return True
+
+    def dial(self, ref: int, address: str) -> None:
+        def opened(end: End) -> None:
+            if not self.alive:
+                self._host.network.reset(end)
+                return
+            self._own(end)
+            self.enter(lambda: self.driver.link_opened(end.link, address, True, ref))
+
+        def refused() -> None:
+            self.enter(lambda: self.driver.dial_failed(ref))
+
+        host = self._host
+        host.network.connect(address, host.name, opened, refused, host.name)
+
+    def _own(self, end: End) -> None:
         self._ends[end.link] = end
         end.on_bytes = self._on_bytes
         end.on_close = self._on_close
-        self._host.world.after(0, self.enter, lambda: self.driver.link_opened(end.link, peer))
-        return True
 
     def _on_bytes(self, end: End, data: bytes) -> None:
         self.enter(lambda: self.driver.bytes_arrived(end.link, data))

@@ -8,11 +8,11 @@ check that cannot fail proves nothing. For the same reason each names its canary
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from unimeter.core.effects import Effect
 from unimeter.core.inputs import Input
-from unimeter.sim.client import AnyResponse
+from unimeter.sim.line import AnyResponse
 from unimeter.sim.requests import Request
 
 if TYPE_CHECKING:
@@ -61,8 +61,11 @@ class Invariant:
     def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
         """A node that is ready made a step."""
 
-    def applied(self, host: Host, index: int, fresh: bool) -> None:
-        """A node has applied the log up to an index; `fresh`: it has just become ready, and recovered that far."""
+    def moved(self, host: Host, group: int, raft: Any, fresh: bool) -> None:
+        """A replica's term, vote, role or log has changed; `fresh`: for the first time in this process."""
+
+    def applied(self, host: Host, group: int, index: int, fresh: bool) -> None:
+        """A node has applied a group's log up to an index; `fresh`: it has just become ready, and recovered that far."""
 
     def died(self, host: Host, how: str) -> None:
         """A process was killed."""

@@ -7,6 +7,11 @@ the event lists; what a query had to see and could not have seen follows from wh
     ceiling  no event that was sent after the query was answered
 
 A query is right if it equals the oracle at some place of the log between the two.
+
+Each group has a log of its own, with sequence numbers of its own. Here an event's `seq` is its *place* (places.py):
+group and sequence number in one, so that everything below speaks of one log where it compares, and of all where it counts.
+An answer's offset is a sequence number only in a cluster of one group; with several it is a stamp, and what was stored
+where follows from the lists alone.
 """
 
 from __future__ import annotations
@@ -16,13 +21,15 @@ from collections import Counter
 from typing import Any
 
 from unimeter.sim.events import NO_SUCH_METRIC, OPERATION_NAMES, Account, Event, Ident, Metric, Stored
+from unimeter.sim.places import Places, group_at, place
 from unimeter.sim.requests import ACKED, EventList, Ingest, Query, Request
 
 NEVER_NS = 1 << 62
 
 
 class Ledger:
-    def __init__(self) -> None:
+    def __init__(self, places: Places) -> None:
+        self.places = places
         self.requests: list[Request] = []
         self.ingests: list[Ingest] = []
         self.queries: list[Query] = []
@@ -55,22 +62,44 @@ class Ledger:
 
     def set_log(self, listed: dict[Account, list[dict[str, Any]]]) -> None:
         """Put the event lists of all accounts together."""
-        log = [stored(row) for rows in listed.values() for row in rows]
+        log = [self.stored(row) for rows in listed.values() for row in rows]
         self.log = sorted(log)
         self.owner, self._stored_from_ns = {}, {}
         for event in self.log:
             owner = self._owner(event)
             if owner is not None:
                 self.owner[event.seq] = owner
-                low, high = span(owner)
-                if low < event.seq <= high:
+                if self.took(owner, event.seq):
                     self._stored_from_ns[event.seq] = owner.first_sent_ns
+
+    def stored(self, row: dict[str, Any]) -> Stored:
+        """An event of a v2 event list."""
+        ident = Ident(
+            row["account"],
+            row["metric"],
+            row["value"],
+            OPERATION_NAMES.index(row["operation"]),
+            row["id"] or "",
+            tuple(sorted(row["properties"].items())),
+        )
+        return Stored(place(self.places.group_of(ident.account), row["seq"]), row["timestamp"], ident)
+
+    def took(self, request: Ingest, where: int) -> bool:
+        """Is this one of the places that the request was told to have? (Nobody is told with several groups.)"""
+        low, high = self.span(request)
+        return low < where <= high
+
+    def span(self, request: Ingest) -> tuple[int, int]:
+        """The sequence numbers that an answered request took: (after, up to)."""
+        if request.state != ACKED or request.result is None or self.places.groups > 1:
+            return 0, 0
+        logged = sum(event.ident.metric != NO_SUCH_METRIC for event in request.events)
+        return request.result.last_offset - logged, request.result.last_offset
 
     def _owner(self, event: Stored) -> Ingest | None:
         candidates = self.by_ident.get(event.ident, [])
         for request in candidates:
-            low, high = span(request)
-            if low < event.seq <= high:
+            if self.took(request, event.seq):
                 return request
         doubtful = [request for request in candidates if request.state != ACKED or not request.sync]
         return doubtful[0] if doubtful else candidates[0] if candidates else None
@@ -88,54 +117,51 @@ class Ledger:
         return Order(self)
 
 
-def span(request: Ingest) -> tuple[int, int]:
-    """The sequence numbers that an answered request took: (after, up to)."""
-    if request.state != ACKED or request.result is None:
-        return 0, 0
-    logged = sum(event.ident.metric != NO_SUCH_METRIC for event in request.events)
-    return request.result.last_offset - logged, request.result.last_offset
-
-
-def stored(row: dict[str, Any]) -> Stored:
-    """An event of a v2 event list."""
-    ident = Ident(
-        row["account"],
-        row["metric"],
-        row["value"],
-        OPERATION_NAMES.index(row["operation"]),
-        row["id"] or "",
-        tuple(sorted(row["properties"].items())),
-    )
-    return Stored(row["seq"], row["timestamp"], ident)
+def surely_stored(request: Ingest) -> bool:
+    """Was its sender told, once for all, that every event of it is in the log?"""
+    told = request.result
+    return request.state == ACKED and request.sync and told is not None and not told.refused and not told.conflicts
 
 
 class Order:
-    """When things became known, turned into places in the log."""
+    """When things became known, turned into places in the logs."""
 
     def __init__(self, ledger: Ledger) -> None:
-        acked: list[tuple[int, int]] = []
-        for request in ledger.ingests:
-            if request.state == ACKED and request.result is not None and request.sync:
-                acked.append((request.answered_ns, request.result.last_offset))
-        for event in ledger.log:  # an async answer is no promise, but if the batch got the place that it was told ...
+        acked: dict[int, list[tuple[int, int]]] = {group: [] for group in range(ledger.places.groups)}
+        sent: dict[int, list[tuple[int, int]]] = {group: [] for group in range(ledger.places.groups)}
+        if ledger.places.groups == 1:
+            for request in ledger.ingests:
+                if request.state == ACKED and request.result is not None and request.sync:
+                    acked[0].append((request.answered_ns, request.result.last_offset))
+        else:
+            seen: set[Ident] = set()
+            for event in ledger.log:
+                if event.ident not in seen:  # the first of several equal ones is what an acknowledged request speaks of
+                    seen.add(event.ident)
+                    told = [r.answered_ns for r in ledger.by_ident.get(event.ident, []) if surely_stored(r)]
+                    if told:
+                        acked[group_at(event.seq)].append((min(told), event.seq))
+        for event in ledger.log:
             candidates = ledger.by_ident.get(event.ident, [])
-            if len(candidates) == 1 and not candidates[0].sync:
-                low, high = span(candidates[0])
-                if low < event.seq <= high:
-                    acked.append((candidates[0].answered_ns, event.seq))
-        self._ack_times, self._ack_seqs = running_max(acked)
-        sent = [(-ledger.first_sent_ns(event), -event.seq) for event in ledger.log if event.ident in ledger.by_ident]
-        self._sent_times, self._sent_seqs = running_max(sent)
+            # an async answer is no promise, but if the batch got the place that it was told ...
+            if len(candidates) == 1 and not candidates[0].sync and ledger.took(candidates[0], event.seq):
+                acked[0].append((candidates[0].answered_ns, event.seq))
+            if candidates:
+                sent[group_at(event.seq)].append((-ledger.first_sent_ns(event), -event.seq))
+        self._acked = {group: running_max(points) for group, points in acked.items()}
+        self._sent = {group: running_max(points) for group, points in sent.items()}
 
-    def floor(self, sent_ns: int) -> int:
-        """Greatest sequence number that was known to someone before this time."""
-        at = bisect_left(self._ack_times, sent_ns)
-        return self._ack_seqs[at - 1] if at else 0
+    def floor(self, group: int, sent_ns: int) -> int:
+        """Greatest place in a group's log that was known to someone before this time."""
+        times, places = self._acked[group]
+        at = bisect_left(times, sent_ns)
+        return places[at - 1] if at else 0
 
-    def ceiling(self, answered_ns: int) -> int:
-        """Greatest sequence number below all events that were sent after this time."""
-        at = bisect_left(self._sent_times, -answered_ns)
-        return -self._sent_seqs[at - 1] - 1 if at else NEVER_NS
+    def ceiling(self, group: int, answered_ns: int) -> int:
+        """Greatest place of a group's log below all events that were sent after this time."""
+        times, places = self._sent[group]
+        at = bisect_left(times, -answered_ns)
+        return -places[at - 1] - 1 if at else NEVER_NS
 
 
 def running_max(points: list[tuple[int, int]]) -> tuple[list[int], list[int]]:
@@ -188,19 +214,21 @@ def tagged(events: list[Event]) -> list[Ident]:
     return [event.ident for event in events]
 
 
-def place_of(metric: Metric, time_ns: int, ledger: Ledger) -> int:
-    """The sequence number from which on a change of a metric counts that was sent at this time: nobody used the
+def place_of(metric: Metric, time_ns: int, ledger: Ledger, group: int) -> int:
+    """The place in a group's log from which on a change of a metric counts that was sent at this time: nobody used the
     metric meanwhile, so all of its events before were sent earlier."""
     if time_ns < 0:
         return 0
     earlier = (
         event.seq
         for event in ledger.log
-        if event.ident.metric == metric.code and ledger.stored_from_ns(event) < time_ns
+        if event.ident.metric == metric.code
+        and group_at(event.seq) == group
+        and ledger.stored_from_ns(event) < time_ns
     )
     return max(earlier, default=0) + 1
 
 
-def added_at(metric: Metric, ledger: Ledger) -> dict[str, int]:
-    """From which sequence number on each dimension counts that was added later."""
-    return {key: place_of(metric, time_ns, ledger) for key, time_ns in metric.added_dimension_at.items()}
+def added_at(metric: Metric, ledger: Ledger, group: int) -> dict[str, int]:
+    """From which place on each dimension counts that was added later."""
+    return {key: place_of(metric, time_ns, ledger, group) for key, time_ns in metric.added_dimension_at.items()}

@@ -63,7 +63,7 @@ def mark_process(run: Run, host: Host) -> None:
 
 def situations(run: Run) -> dict[str, int]:
     """All marks of a finished run."""
-    for host in run.hosts:
+    for host in run.cluster.hosts:
         mark_process(run, host)
         _add(run, "segment rolled over", sum(name.startswith("journal/") for name in host.disk.image.files) - 2)
         _add(run, "damage seen by a read", host.disk.tainted_reads)

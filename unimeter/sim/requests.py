@@ -7,10 +7,14 @@ broke, and sending it again could count it twice) is UNKNOWN: it may be in the l
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unimeter.sim import wire1, wire2
 from unimeter.sim.events import Account, Event, Metric
+from unimeter.sim.places import Places
+
+if TYPE_CHECKING:
+    from unimeter.sim.line import Line
 
 OPEN, ACKED, REFUSED, UNKNOWN = "open", "acked", "refused", "unknown"
 
@@ -31,6 +35,9 @@ class Request:
     answered_ns: int = -1
     error: str = ""  # code of the refusal
     answers: int = 0
+    redirects: int = 0
+    to: str = ""  # an address, when only this node is to be asked
+    line: Line | None = None  # the latest attempt went over it
 
     def describe(self) -> str:
         return f"{type(self).__name__} #{self.number} of {self.client} (v{self.protocol})"
@@ -91,7 +98,22 @@ class Control(Request):
     answer: Any = None
 
 
-RETRY_LATER = ("starting", "overloaded", "disk_full")
+RETRY_LATER = ("starting", "overloaded", "disk_full", "no_leader")  # nothing of the request was taken
+UNSURE = ("leader_changed", "outcome_unknown")  # perhaps it was
+
+
+def groups_of(request: Request, places: Places) -> list[int]:
+    """The groups that an answer needs, ascending."""
+    if places.groups == 1:
+        return [0]
+    match request:
+        case Ingest() if request.events:
+            return sorted({places.group_of(event.ident.account) for event in request.events})
+        case Query() | EventList():
+            return [places.group_of(request.account)]
+        case Control() if "group" in request.body:
+            return [request.body["group"]]
+    return list(range(places.groups))
 
 
 def v1_type(request: Request) -> int:

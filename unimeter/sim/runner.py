@@ -2,43 +2,40 @@
 
 chaos    clients work while faults fire
 calm     everything is healed; all clients must finish within the scenario's bound of virtual time
-audit    the node lists every event; the log is known; every total is asked for and compared
-again    the process is restarted once more, and must say the same
+audit    the cluster lists every event; the logs are known; every total is asked for and compared
+again    all processes are restarted once more, and must say the same
 """
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import process_time
-from typing import Any, TextIO
+from typing import TextIO
 
-from unimeter.core.effects import Effect
-from unimeter.core.inputs import Input
-from unimeter.invariants import ALL
 from unimeter.kernels.api import Kernels
 from unimeter.sim import canaries
 from unimeter.sim.auditor import Auditor
 from unimeter.sim.cast import Cast, make_client
-from unimeter.sim.client import AnyResponse, Manners
-from unimeter.sim.clock import WallClock
+from unimeter.sim.client import Manners
+from unimeter.sim.cluster import Cluster
 from unimeter.sim.disk import KILL
 from unimeter.sim.faults import Faults
-from unimeter.sim.host import Host, NodeSetup
-from unimeter.sim.invariant import Broken, Invariant
+from unimeter.sim.invariant import Broken
 from unimeter.sim.ledger import Ledger
-from unimeter.sim.marks import mark_process, situations
+from unimeter.sim.marks import situations
 from unimeter.sim.network import Network
+from unimeter.sim.places import Places
 from unimeter.sim.prng import Prng
-from unimeter.sim.requests import Request
 from unimeter.sim.scenario import Scenario
 from unimeter.sim.space import Space, make_metrics
 from unimeter.sim.trace import Trace
+from unimeter.sim.watch import Watch
 from unimeter.sim.world import MS, SECOND, Livelock, World
 
 YEAR_2024_NS = 1_704_067_200 * SECOND
 QUIET_NS = 500 * MS
+FOUNDING_NS = 40 * MS  # founders are started within so long
 AUDIT_MANNERS = Manners(window=64, think_ns=1, timeout_ns=20 * SECOND)
 
 
@@ -79,36 +76,40 @@ class Run:
         self.scenario = scenario
         self.seed = seed
         self.canary = canary
+        self.kernels = kernels
         self.trace = Trace(sink)
         self.world = World(self.trace)
         self.network = Network(self.world, prng.stream("network"))
-        self.kernels = kernels
-        wall_ns = start_of_time(prng.stream("wall"))
-        self.setup = NodeSetup(scenario.node, scenario.limits, kernels)
-        self.host = Host(
-            self.world, self.network, "node1", self.setup, WallClock(self.world, wall_ns), prng.stream("host"), self
-        )
-        self.hosts = [self.host]
-        self._places: dict[str, tuple[int, int]] = {}  # host -> incarnation and index last seen
-        self.ledger = Ledger()
         self.calm = False
         self.tables_filled = False  # some table came near its limit
         self.also_broken: list[str] = []
         self.marks: dict[str, int] = {}  # situation -> how often it was reached
         self._numbers = 0
+        wall_ns = start_of_time(prng.stream("wall"))
+        self.config = scenario.node
+        shape = scenario.shape(prng.stream("shape"))
+        self.cluster = Cluster(
+            shape, scenario.node, scenario.limits, kernels, self.world, self.network, wall_ns, prng
+        )
+        self.places = Places(self.cluster.addresses(), shape.groups, kernels)
+        self.ledger = Ledger(self.places)
         self.metrics = make_metrics(prng.stream("metrics"))
         self.space = Space(prng.stream("space"), wall_ns, self.metrics, scenario.space)
-        self.faults = Faults(self.world, self.network, self.hosts, list(scenario.faults), prng.stream("faults"))
+        self.faults = Faults(
+            self.world, self.network, self.cluster, list(scenario.faults), prng.stream("faults")
+        )
+        self.watch = Watch(self)
+        self.cluster.watched_by(self.watch)
         self.cast = Cast(self, prng.stream("clients"))
+        self.faults.cluster_faults.operator = self.cast.operator
+        self._prng = prng
         self._auditor = Auditor("auditor", self.space, prng.stream("auditor"), self.number, 0, ledger=self.ledger)
         self._audit_client = make_client(self, self._auditor, prng.stream("audit"), AUDIT_MANNERS)
-        self.invariants: list[Invariant] = [kind(self) for kind in ALL]
-        self._hooks = {name: self._overriders(name) for name in HOOKS}
         canaries.plant(canary, self)
 
     def dates(self) -> tuple[int, int]:
         """The least and the greatest date that any node ever saw."""
-        shown = [date for host in self.hosts for date in host.wall.dates(0, self.world.now_ns)]
+        shown = [date for host in self.cluster.hosts for date in host.wall.dates(0, self.world.now_ns)]
         return min(shown), max(shown)
 
     def number(self) -> int:
@@ -137,7 +138,7 @@ class Run:
             requests=len(self.ledger.requests),
             fired=dict(self.faults.fired),
             marks=situations(self),
-            evaluated={invariant.name(): invariant.evaluated for invariant in self.invariants},
+            evaluated={invariant.name(): invariant.evaluated for invariant in self.watch.invariants},
             failure=failure,
         )
 
@@ -147,11 +148,11 @@ class Run:
         )
 
     def _phases(self) -> None:
-        self.host.boot()
+        self._boot()
         for client in [*self.cast.clients, *self.cast.subscribers]:
             client.start()
         self.faults.start()
-        self.world.run(self.scenario.chaos_ms * MS)
+        self.world.run(self.world.now_ns + self.scenario.chaos_ms * MS)
         for writer in self.cast.behaviours:
             writer.hurry(self.scenario.clients.requests // 3)
         self._become_calm()
@@ -159,42 +160,42 @@ class Run:
         self._restart()
         self._audit(in_detail=False)
         newest = len(self.ledger.alerts)
-        self._wait(lambda: all(subscriber.seen >= newest for subscriber in self.cast.subscribers))
-        self._finish()
+        self._wait(lambda: all(len(subscriber.known) >= newest for subscriber in self.cast.subscribers))
+        self.watch.finish(self.canary)
 
-    def _finish(self) -> None:
-        """Let every invariant judge the facts; the first that is broken is reported, the others are named."""
-        broken: list[Broken] = []
-        for call in self._hooks["finished"]:
-            try:
-                call()
-            except Broken as found:
-                broken.append(found)
-        if broken:
-            own = {kind.name() for kind in ALL if kind.canary == self.canary}
-            broken.sort(key=lambda found: found.invariant not in own)  # a canary's own invariant speaks first
-            self.also_broken = [found.invariant for found in broken[1:]]
-            raise broken[0]
+    def _boot(self) -> None:
+        luck = self._prng.stream("boot")
+        for host in self.cluster.members:
+            if self.cluster.replicated:
+                self.world.after(luck.below(FOUNDING_NS), host.boot)
+            else:
+                host.boot()
+        if self.cluster.replicated and luck.chance(0.8):  # faults during the founding are rarer than later
+            self.world.run(self.scenario.calm_ms * MS, self.cluster.ready)
 
     def _become_calm(self) -> None:
         self.faults.heal()
         self.calm = True
-        self._each_call("healed")
-        for host in self.hosts:
+        self.watch.tell("healed")
+        for host in self.cluster.members:
             if not host.up:
                 self.faults.restart_later(host)
-        self._wait(lambda: all(client.finished for client in self.cast.clients) and self._ready())
+        self._wait(lambda: self._served() and self.cluster.settled())
         self.world.run(self.world.now_ns + QUIET_NS)  # what clients had given up may still be on its way
 
+    def _served(self) -> bool:
+        return all(client.finished for client in self.cast.clients)
+
     def _restart(self) -> None:
-        for host in self.hosts:
+        for host in self.cluster.members:
             if host.disk.fragile:
                 host.disk.image.repair()
                 host.disk.fragile = False
-            self._each_call("about_to_restart", host)
+            self.watch.tell("about_to_restart", host)
+        for host in self.cluster.members:
             host.crash(KILL)
             self.faults.restart_later(host)
-        self._wait(self._ready)
+        self._wait(self.cluster.settled)
 
     def _audit(self, in_detail: bool) -> None:
         auditor = self._auditor
@@ -212,102 +213,18 @@ class Run:
             refused, self._auditor.refusals = self._auditor.refusals, []
             if not refused:
                 return
-            self._each_call("unanswered", refused)
-            for host in self.hosts:
+            self.watch.tell("unanswered", refused)
+            for host in self.cluster.hosts:
                 host.disk.image.repair()
             for request in refused:
                 request.state = "open"
             self._auditor.todo += refused
-        raise AssertionError("the auditor's questions are refused on a sound disk")
-
-    def _ready(self) -> bool:
-        return all(host.up and host.node.ready for host in self.hosts)
+        raise AssertionError(f"the auditor's questions are refused on a sound disk: {refused[0].error}")
 
     def _wait(self, done: Callable[[], bool]) -> None:
         in_time = self.world.run(self.world.now_ns + self.scenario.calm_ms * MS, done)
         waiting = [client.waiting_for() for client in [*self.cast.clients, self._audit_client] if not client.finished]
-        self._each("calmed", in_time, waiting)
-
-    # ---- those who look on ----
-
-    def _overriders(self, name: str) -> list[Any]:
-        base = getattr(Invariant, name)
-        return [getattr(each, name) for each in self.invariants if getattr(type(each), name) is not base]
-
-    def _each(self, hook: str, *args: Any) -> None:
-        for call in self._hooks[hook]:
-            call(*args)
-
-    def _each_call(self, name: str, *args: Any) -> None:
-        """Hooks that only some invariants have."""
-        for invariant in self.invariants:
-            call = getattr(invariant, name, None)
-            if call is not None:
-                call(*args)
-
-    def booted(self, host: Host) -> None:
-        self._each("booted", host)
-
-    def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
-        node = host.node
-        if node is None or not node.ready:
-            return
-        for call in self._hooks["stepped"]:
-            call(host, event, effects)
-        place = (host.incarnations, node.groups[0].applied_index)
-        before = self._places.get(host.name, (0, 0))
-        if place != before:
-            self._places[host.name] = place
-            for call in self._hooks["applied"]:
-                call(host, place[1], place[0] != before[0])
-
-    def died(self, host: Host, how: str) -> None:
-        mark_process(self, host)
-        self._each("died", host, how)
-
-    def halted(self, host: Host, reason: str | None) -> None:
-        self._each("halted", host, reason)
-        if reason is not None and any(name in reason for name in host.disk.image.tainted()):
-            self.world.note("damaged files restored")
-            host.disk.image.repair()
-        self.faults.restart_later(host)
-
-    def broke(self, host: Host, error: Exception) -> None:
-        if not isinstance(error, Broken | Livelock):
-            text = "".join(traceback.format_exception(error)[-6:])
-            self._each("broke", host, RuntimeError(text))
-
-    def sent(self, request: Request) -> None:
-        self.ledger.sent(request)
-        for metric in request.metrics:
-            metric.outstanding += 1
-
-    def settled(self, request: Request) -> None:
-        for metric in request.metrics:
-            metric.outstanding -= 1
-            metric.unsettled = metric.unsettled or request.state == "unknown"
-        self._each("settled", request)
-
-    def answered_again(self, request: Request, response: AnyResponse) -> None:
-        self._each("answered_again", request, response)
-
-    def put_off(self, request: Request, code: str) -> None:
-        self.marks[f"put off: {code}"] = self.marks.get(f"put off: {code}", 0) + 1
-
-    def stray(self, client: str, response: AnyResponse) -> None:
-        self._each("stray", client, response)
-
-    def garbled(self, client: str, why: str) -> None:
-        self._each("garbled", client, why)
-
-    def accepted(self, client: str, data: bytes) -> None:
-        self._each("accepted", client, data)
-
-
-HOOKS = (
-    "booted", "stepped", "applied", "died", "halted", "broke", "settled", "answered_again", "stray", "garbled", "accepted", "calmed",
-    "finished",
-)  # fmt: skip
+        self.watch.each("calmed", in_time, waiting)
 
 
 def start_of_time(prng: Prng) -> int:

@@ -3,13 +3,14 @@
 description = "Power fails while a checkpoint is being written."
 weight = 2                      # how often a fleet picks it, relative to the others
 
+[cluster]  nodes, groups, replicas, spares   # each a number, or a list from which the seed chooses
 [run]      chaos_ms, calm_ms    # virtual time of the chaos; bound for becoming calm after it
 [node]     NodeConfig fields that differ from the simulator's small defaults
 [limits]   table sizes by name (sessions = 8, ...), and fingerprints, cells_per_series, session_idle_ms
 [clients]  sessions, plain, v1, readers, readers_v1, vandals, subscribers, requests, changes, batch_events_max, asynchronous
 [manners]  window, think_us, timeout_ms, duplicate, impatience
 [space]    SpaceSettings fields
-[faults.KIND]  in_run, every_ms, on, chance, most
+[faults.NAME]  in_run, every_ms, on, chance, most     # NAME: a kind, or kind_leader, kind_follower
 [expect]   fired = ["power_cut"]: a fleet in which this never fired has not tested the scenario
 """
 
@@ -24,7 +25,9 @@ from typing import Any
 from unimeter.config import KIB, NodeConfig
 from unimeter.kernels.api import Limits
 from unimeter.sim.client import Manners
-from unimeter.sim.faults import Faults, FaultSpec
+from unimeter.sim.cluster import Shape
+from unimeter.sim.faults import FaultSpec
+from unimeter.sim.prng import Prng
 from unimeter.sim.space import SpaceSettings
 from unimeter.sim.world import MS, US
 
@@ -48,6 +51,17 @@ SMALL_NODE = NodeConfig(
     events_list_max=300,
     alerts_list_max=100,
     no_space_retry_ns=50 * MS,
+    election_min_ns=80 * MS,
+    election_max_ns=160 * MS,
+    heartbeat_ns=30 * MS,
+    dial_again_ns=20 * MS,
+    gossip_ns=40 * MS,
+    append_bytes_max=8 * KIB,
+    inflight_bytes_max=32 * KIB,
+    inflight_messages_max=8,
+    log_cache_bytes=24 * KIB,
+    peer_frame_bytes_max=128 * KIB,
+    bundles_waiting_max=8,
 )
 SMALL_LIMITS = {
     "meta": 1, "heap": 128 * KIB, "values": 512, "accounts": 64, "series": 512, "cells": 4096, "dims": 16384, "buckets": 8192,
@@ -83,6 +97,7 @@ class Scenario:
     weight: int = 1
     chaos_ms: int = 600
     calm_ms: int = 20_000
+    cluster: tuple[tuple[str, tuple[int, ...]], ...] = ()
     node: NodeConfig = SMALL_NODE
     limits: Limits = ROOMY_LIMITS
     clients: ClientCounts = ClientCounts()
@@ -90,6 +105,10 @@ class Scenario:
     space: SpaceSettings = field(default_factory=SpaceSettings)
     faults: tuple[FaultSpec, ...] = ()
     expect_fired: tuple[str, ...] = field(default=())
+
+    def shape(self, prng: Prng) -> Shape:
+        """How large the cluster of a run is."""
+        return Shape(**{name: prng.stream(name).choice(choices) for name, choices in self.cluster})
 
     @property
     def roomy(self) -> bool:
@@ -107,20 +126,17 @@ def parse(name: str, text: str) -> Scenario:
 
 
 def _build(name: str, table: dict[str, Any]) -> Scenario:
-    known = {"description", "weight", "run", "node", "limits", "clients", "manners", "space", "faults", "expect"}
+    known = {"description", "weight", "cluster", "run", "node", "limits", "clients", "manners", "space", "faults", "expect"}
     if unknown := sorted(set(table) - known):
         raise ValueError(f"unknown keys {unknown}")
     if not str(table["description"]).endswith("."):
         raise ValueError("the description is a sentence: end it with a full stop")
-    faults = []
-    for kind, settings in table.get("faults", {}).items():
-        if kind not in Faults.kinds():
-            raise ValueError(f"unknown fault {kind!r}: use one of {', '.join(Faults.kinds())}")
-        faults.append(FaultSpec(kind, **settings))
+    faults = [FaultSpec(kind, **settings) for kind, settings in table.get("faults", {}).items()]
     return Scenario(
         name=name,
         description=table["description"],
         weight=table.get("weight", 1),
+        cluster=_cluster(table.get("cluster", {})),
         node=replace(SMALL_NODE, **table.get("node", {})),
         limits=_limits(table.get("limits", {})),
         clients=ClientCounts(**table.get("clients", {})),
@@ -129,6 +145,14 @@ def _build(name: str, table: dict[str, Any]) -> Scenario:
         faults=tuple(faults),
         expect_fired=tuple(table.get("expect", {}).get("fired", [])),
         **table.get("run", {}),
+    )
+
+
+def _cluster(table: dict[str, Any]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    if unknown := sorted(set(table) - {item.name for item in fields(Shape)}):
+        raise ValueError(f"unknown settings of the cluster {unknown}")
+    return tuple(
+        (name, tuple(choices) if isinstance(choices, list) else (choices,)) for name, choices in sorted(table.items())
     )
 
 

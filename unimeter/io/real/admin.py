@@ -74,6 +74,21 @@ NODE_FIGURES = {
     "checkpoints": ("counter", "unimeter_checkpoints", "Checkpoints completed since the start."),
     "disk_full": ("gauge", "unimeter_disk_full", "1 while the disk is full and events are refused."),
     "disk_full_events": ("counter", "unimeter_disk_full_events", "Times the disk was found full."),
+    "requests_redirected": (
+        "counter",
+        "unimeter_requests_redirected",
+        "Requests that were sent on to the node that leads their group.",
+    ),
+    "requests_refused_busy": ("counter", "unimeter_requests_refused_busy", "Requests refused: too much was waiting."),
+    "bundles_forwarded": (
+        "counter",
+        "unimeter_bundles_forwarded",
+        "Parts of requests that this node passed on to the leaders of their groups.",
+    ),
+    "log_fetches": ("counter", "unimeter_log_fetches", "Reads of the journal for followers that were far behind."),
+    "groups_led": ("gauge", "unimeter_groups_led", "Groups that this node leads now."),
+    "digests_compared": ("counter", "unimeter_digests_compared", "Comparisons of the state with other replicas."),
+    "peers": ("gauge", "unimeter_peers", "Other nodes that this node is connected to now."),
 }
 
 
@@ -86,6 +101,8 @@ class Snapshot:
     counters: dict[str, int]
     disk: DiskFigures
     network: dict[str, int]  # what NETWORK_FIGURES names
+    node_id: int
+    groups: list[dict[str, Any]]  # one row per group: group, role, leader (a node's id), and what GROUP_FIGURES names
 
 
 NETWORK_FIGURES = {
@@ -95,6 +112,17 @@ NETWORK_FIGURES = {
     "refused": ("counter", "unimeter_links_refused", "Connections closed at once: links_max were open."),
     "cut_off": ("counter", "unimeter_links_cut_off", "Connections cut off: the client did not read its answers."),
     "slowed": ("counter", "unimeter_links_slowed", "Times a connection was not read from until its answers had left."),
+    "peer_links": ("gauge", "unimeter_peer_links", "Connections between this node and others open now."),
+    "peer_received_bytes": ("counter", "unimeter_peer_received_bytes", "Bytes received from other nodes."),
+    "peer_sent_bytes": ("counter", "unimeter_peer_sent_bytes", "Bytes sent to other nodes."),
+    "peers_cut_off": ("counter", "unimeter_peers_cut_off", "Connections to nodes closed: too much was unsent."),
+}
+# Of each group, labelled with its number; all zero where this node holds no replica of it.
+GROUP_FIGURES = {
+    "term": ("unimeter_group_term", "Term of the group: how often leadership was contested."),
+    "commit": ("unimeter_group_commit_index", "Log index up to which a majority has the group's entries."),
+    "applied": ("unimeter_group_applied_index", "Log index up to which the group's state is current here."),
+    "last": ("unimeter_group_last_index", "Log index of the newest entry here."),
 }
 DISK_FIGURES = {
     "writes": ("counter", "unimeter_disk_writes", "Durable writes completed."),
@@ -111,6 +139,27 @@ DISK_FIGURES = {
 
 def _family(kind: str, name: str, text: str, value: float) -> Metric:
     return (CounterMetricFamily if kind == "counter" else GaugeMetricFamily)(name, text, value=value)
+
+
+def _group_families(rows: list[dict[str, Any]], node_id: int) -> Iterator[Metric]:
+    leads = GaugeMetricFamily("unimeter_group_leader", "1 if this node leads the group.", labels=["group"])
+    known = GaugeMetricFamily("unimeter_group_leader_known", "1 if the group has a known leader.", labels=["group"])
+    lag = GaugeMetricFamily(
+        "unimeter_group_peer_lag_entries",
+        "Entries that a follower of a group led here has not got yet.",
+        labels=["group", "peer"],
+    )
+    figures = {key: GaugeMetricFamily(name, text, labels=["group"]) for key, (name, text) in GROUP_FIGURES.items()}
+    for row in rows:
+        label = [str(row["group"])]
+        leads.add_metric(label, float(row.get("leader") == node_id))
+        known.add_metric(label, float(bool(row.get("leader"))))
+        for key, family in figures.items():
+            if key in row:
+                family.add_metric(label, float(row[key]))
+        for peer, entries in (row.get("lag") or {}).items():
+            lag.add_metric([*label, str(peer)], float(entries))
+    yield from (leads, known, *figures.values(), lag)
 
 
 class NodeCollector(Collector):
@@ -139,6 +188,7 @@ class NodeCollector(Collector):
             for key, (kind, name, text) in table.items():
                 if key in values:
                     yield _family(kind, name, text, float(values[key]))
+        yield from _group_families(seen.groups, seen.node_id)
         buckets: list[tuple[str, float]] = []
         total = 0
         bounds = [*(str(bound) for bound in WRITE_SECONDS_BUCKETS), "+Inf"]
@@ -247,6 +297,8 @@ class Admin:
         start_response("200 OK" if seen.status == "ok" else "503 Service Unavailable", JSON)
         body = {
             "status": seen.status,
+            "node": seen.node_id,
+            "leads": sum(row.get("leader") == seen.node_id for row in seen.groups),
             "progress": seen.progress,
             "applied_index": seen.counters.get("applied_index", 0),
             "events": seen.counters.get("events_stored", 0),

@@ -2,11 +2,12 @@
 
 A life, in order:
 
-    lock the directory  >  bind both ports  >  boot: recover  >  listen  >  "ready" on stdout  >  serve
+    lock the directory  >  bind the ports  >  boot: recover  >  listen  >  "ready" on stdout  >  serve
     SIGTERM or SIGINT   >  stop listening, drain, last checkpoint  >  close links  >  exit 0
 
-What is likely to be wrong (directory in use, port taken) is found before a recovery that may take long; nobody
-can connect before the node can answer. The line beginning `ready` is the only thing on stdout.
+What is likely to be wrong (directory in use, port taken) is found before a recovery that may take long; no client
+can connect before the node can answer. Peers can, from the boot on: a new cluster is founded, and a replica that
+is behind catches up, before there is anything to serve. The line beginning `ready` is the only thing on stdout.
 
 Exit codes: 0 stopped as asked; 1 halted, or could not start; 2 wrong usage; 3 the directory is another process's.
 
@@ -31,47 +32,31 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, NoReturn
 
 import uvloop
 
 from unimeter import kernels
-from unimeter.config import NodeConfig, state_limits
+from unimeter.config import state_limits
 from unimeter.core.node import Node
 from unimeter.io.driver import Driver
+from unimeter.io.real.address import Address, bind
 from unimeter.io.real.admin import Admin, Snapshot
 from unimeter.io.real.clock import RealClock
 from unimeter.io.real.disk import DataDirectoryError, DataDirectoryLocked, RealDisk
-from unimeter.io.real.network import LINGER_SECONDS, Address, RealNetwork, bind
+from unimeter.io.real.network import LINGER_SECONDS, PEER_LINKS_MAX, RealNetwork
+from unimeter.io.real.options import EXIT_FAILED, EXIT_LOCKED, ServerOptions, StartError
 
-EXIT_FAILED = 1
-EXIT_USAGE = 2
-EXIT_LOCKED = 3
 DRAIN_SECONDS_MAX = 60.0
-PROGRESS_SECONDS = 1.0  # how often a recovery says how far it is
+PROGRESS_SECONDS = 1.0  # how often a start says how far it is ...
+PROGRESS_SAME_SECONDS = 10.0  # ... and when it says the same as before
 READY_POLL_SECONDS = 0.005
+NOTICES_POLL_SECONDS = 0.2
 COMPLAINT_SECONDS = 1.0
 FILES_RESERVED = 64  # descriptors that are not connections
 GC_THRESHOLDS = (50_000, 20, 100)
-
-
-class StartError(Exception):
-    """The node cannot start. The message says why and what to do."""
-
-    def __init__(self, message: str, exit_code: int = EXIT_FAILED) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    data_dir: Path
-    listen: Address
-    admin: Address | None
-    memory_max_bytes: int
-    advertise: Address | None = None  # None: as it listens
 
 
 def say(line: str) -> None:
@@ -107,10 +92,13 @@ class Server:
             raise
 
     def _assemble(self, options: ServerOptions) -> None:
-        self._bound = self._bind(options.listen)
+        self._bound = self._bind(options.listen, "--listen")
+        self._peers_bound = None if options.peer_listen is None else self._bind(options.peer_listen, "--peer-listen")
         self.address = Address(options.listen.host, self._bound.getsockname()[1])
-        config = self._config()
-        self._network = RealNetwork(self._loop, config, self._links_max(config.links_max))
+        config = options.node_config(self.address)
+        if not options.members and options.advertise is None and config.advertise != str(self.address):
+            say(f"telling clients to connect to {config.advertise}; say --advertise HOST:PORT if that is wrong")
+        self._network = RealNetwork(self._loop, config, self._links_max(config.links_max, bool(config.members)))
         self._clock = RealClock(self._loop, self._network.together)
         self._disk.around = self._network.together
         implementation = kernels.load()
@@ -128,12 +116,13 @@ class Server:
         except DataDirectoryError as error:
             raise StartError(str(error)) from error
 
-    def _bind(self, address: Address) -> Any:
+    def _bind(self, address: Address, option: str) -> Any:
         try:
             return bind(address.host, address.port)
         except OSError as error:
             raise StartError(
-                f"cannot listen on {address}: {error.strerror}; stop what uses it, or choose another with --listen HOST:PORT"
+                f"cannot listen on {address}: {error.strerror}; "
+                f"stop what uses it, or choose another with {option} HOST:PORT"
             ) from error
 
     def _open_admin(self, address: Address | None) -> Admin | None:
@@ -147,26 +136,16 @@ class Server:
                 "choose another admin port with --admin HOST:PORT, or none with --admin off"
             ) from error
 
-    def _config(self) -> NodeConfig:
-        advertise = self._options.advertise
-        if advertise is None:
-            advertise = self.address.reachable()
-            if advertise.host != self.address.host:
-                say(f"telling clients to connect to {advertise}; say --advertise HOST:PORT if that is wrong")
-        try:
-            return NodeConfig(advertise=str(advertise), memory_max_bytes=self._options.memory_max_bytes)
-        except ValueError as error:
-            raise StartError(str(error), EXIT_USAGE) from error
-
     @staticmethod
-    def _links_max(wanted: int) -> int:
+    def _links_max(wanted: int, peers: bool) -> int:
         """Raise this process's limit of open files, and stay below it."""
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        need = wanted + FILES_RESERVED
+        reserved = FILES_RESERVED + (PEER_LINKS_MAX if peers else 0)
+        need = wanted + reserved
         if soft != resource.RLIM_INFINITY and soft < need:
             soft = need if hard == resource.RLIM_INFINITY else min(need, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        possible = wanted if soft == resource.RLIM_INFINITY else max(1, soft - FILES_RESERVED)
+        possible = wanted if soft == resource.RLIM_INFINITY else max(1, soft - reserved)
         if possible < wanted:
             say(f"at most {possible} connections: this process may open {soft} files (ulimit -n)")
         return min(wanted, possible)
@@ -196,20 +175,36 @@ class Server:
             self._driver.boot()
         except DataDirectoryError as error:
             die(f"error: {error}")
+        if self._peers_bound is not None:
+            self._watched(self._network.listen_peers(self._peers_bound))
+        self._report_notices()
         self._await_ready(time.monotonic(), self._started + PROGRESS_SECONDS)
 
-    def _await_ready(self, began: float, next_line: float) -> None:
+    def _await_ready(self, began: float, next_line: float, said: str = "", said_at: float = 0.0) -> None:
         now = time.monotonic()
         if self._stopping or self._halted:
             return
         if self._node.ready:
-            task = self._loop.create_task(self._serve(now - began))
-            task.add_done_callback(self._serving)
+            self._watched(self._serve(now - began))
             return
         if now >= next_line:
-            say(f"recovering: {self._node.progress}")
             next_line = now + PROGRESS_SECONDS
-        self._loop.call_later(READY_POLL_SECONDS, self._await_ready, began, next_line)
+            line = f"{'starting' if self._options.members else 'recovering'}: {self._node.progress}"
+            if line != said or now - said_at >= PROGRESS_SAME_SECONDS:
+                say(line)
+                said, said_at = line, now
+        self._loop.call_later(READY_POLL_SECONDS, self._await_ready, began, next_line, said, said_at)
+
+    def _report_notices(self) -> None:
+        """Say what the node has to tell its operator, now and from time to time."""
+        self._say_notices()
+        if not self._halted:
+            self._loop.call_later(NOTICES_POLL_SECONDS, self._report_notices)
+
+    def _say_notices(self) -> None:
+        take = getattr(self._node, "take_notices", None)
+        for notice in take() if take is not None else ():
+            say(notice)
 
     async def _serve(self, took_seconds: float) -> None:
         try:
@@ -232,10 +227,15 @@ class Server:
                 flush=True,
             )
 
-    def _serving(self, task: asyncio.Task[None]) -> None:
-        error = task.exception()
-        if error is not None:
-            self._crash(error)
+    def _watched(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it; what it raises ends the process."""
+
+        def done(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None:
+                self._crash(error)
+
+        self._loop.create_task(work).add_done_callback(done)
 
     # ---- stopping ----
 
@@ -257,12 +257,12 @@ class Server:
 
     def halt(self, reason: str | None) -> None:
         """interface.Process."""
+        self._say_notices()
         if reason is not None:
             detail = f" (last disk error: {self._disk.last_error})" if self._disk.last_error else ""
             die(f"halted: {reason}{detail}")
         if not self._halted:
             self._halted = True
-            self._network.stop_listening()
             self._network.close_all()
             self._await_closed(time.monotonic() + 2 * LINGER_SECONDS)
 
@@ -305,5 +305,13 @@ class Server:
             "refused": network.refused,
             "cut_off": network.cut_off,
             "slowed": network.slowed,
+            "peer_links": network.peer_count,
+            "peer_received_bytes": network.peer_received_bytes,
+            "peer_sent_bytes": network.peer_sent_bytes,
+            "peers_cut_off": network.peers_cut_off,
         }
-        return Snapshot(status, node.progress, node.counters(), self._disk.figures, figures)
+        groups = getattr(node, "group_figures", None)
+        rows = groups() if groups is not None and node.ready else []
+        return Snapshot(
+            status, node.progress, node.counters(), self._disk.figures, figures, self._options.node_id, rows
+        )

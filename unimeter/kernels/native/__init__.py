@@ -1,16 +1,30 @@
 """The kernels in C, behind the types of `unimeter.kernels.api`.
 
-One module per noun: wire (frames, catalog, intake), journal (checksums, entries, records), state (a group's
-tables), query (answers and event lists), arena (the memory all of them live in).
+One module per noun: wire (frames, catalog), intake (an open entry), splitter (the open entries of several groups),
+journal (checksums, entries, records), state (a group's tables), query (answers and event lists), arena (the memory
+all of them live in).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unimeter.kernels.api import Bytes, Catalog, FrameTable, GroupState, Intake, JournalScan, Limits, StateLoader
+from unimeter.kernels.api import (
+    Applied,
+    Bytes,
+    Catalog,
+    FrameTable,
+    GroupState,
+    Intake,
+    JournalScan,
+    Limits,
+    Splitter,
+    StateLoader,
+)
 from unimeter.kernels.native import journal, wire
-from unimeter.kernels.native.state import NativeGroupState, NativeStateLoader
+from unimeter.kernels.native.intake import NativeIntake
+from unimeter.kernels.native.splitter import NativeSplitter
+from unimeter.kernels.native.state import NativeApplied, NativeGroupState, NativeStateLoader
 
 
 class NativeKernels:
@@ -37,7 +51,13 @@ class NativeKernels:
         return wire.NativeCatalog(metrics)
 
     def intake(self, group: int, bytes_max: int, batch_events_max: int) -> Intake:
-        return wire.NativeIntake(group, bytes_max, batch_events_max)
+        return NativeIntake(group, bytes_max, batch_events_max)
+
+    def splitter(self, group_count: int) -> Splitter:
+        return NativeSplitter(group_count)
+
+    def remote_applied(self, data: Bytes, batch_count: int, row_count: int, stamp_ns: int) -> Applied:
+        return NativeApplied.remote(data, batch_count, row_count, stamp_ns)
 
     def entry(self, kind: int, group: int, index: int, term: int, stamp_ns: int, first_seq: int, body: Bytes) -> bytes:
         return journal.entry(kind, group, index, term, stamp_ns, first_seq, body)

@@ -23,15 +23,18 @@ _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 
 class Arena:
     """A zeroed private mapping of at least `reserved_bytes`, and the um_arena fields that describe it.
 
-    `view` is the memory as a memoryview (writable), `base` the address as a cdata `uint8_t *`.
+    `view` is the memory as a memoryview (writable), `base` the address as a cdata `uint8_t *`. `huge`: may large pages
+    back it? Not where a little is used here and there.
     """
 
     __slots__ = ("_hold", "_map", "base", "reserved_bytes", "view")
 
-    def __init__(self, reserved_bytes: int) -> None:
+    def __init__(self, reserved_bytes: int, huge: bool = True) -> None:
         size = max(PAGE_BYTES, (reserved_bytes + PAGE_BYTES - 1) // PAGE_BYTES * PAGE_BYTES)
         self._map = mmap.mmap(-1, size, flags=_FLAGS)
-        if size >= 2 * HUGE_PAGE_BYTES:
+        if not huge:
+            self._map.madvise(mmap.MADV_NOHUGEPAGE)
+        elif size >= 2 * HUGE_PAGE_BYTES:
             self._map.madvise(mmap.MADV_HUGEPAGE)
         self.reserved_bytes = reserved_bytes
         self.view = memoryview(self._map)

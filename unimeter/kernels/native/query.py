@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from unimeter.kernels.api import Bytes, Catalog, Event, QuerySpec, Row, TooManyGroups
+from unimeter.kernels.api import ROWS_END, Bytes, Catalog, Event, QuerySpec, Row, TooManyGroups
 from unimeter.kernels.layout import (
     EVENT_HEAD,
     EVENTS_SPEC,
@@ -75,7 +75,7 @@ class NativeAnswer:
         self._rows = rows
         self.first_seq = self.end_seq = end_seq
 
-    def scan(self, records: Bytes) -> None:
+    def scan(self, records: Bytes, first_row: int = 0, end_row: int = ROWS_END) -> None:
         """Nothing that a record says is missing."""
 
     def rows(self) -> list[Row]:
@@ -100,11 +100,12 @@ class NativeScan:
         self._workspace: _Workspace | None = workspace
         self._rows: list[Row] = []
 
-    def scan(self, records: Bytes) -> None:
+    def scan(self, records: Bytes, first_row: int = 0, end_row: int = ROWS_END) -> None:
         assert self._workspace is not None, "rows() was called: the query is over"
         data = ffi.from_buffer(records)
         catalog_cdata: Any = self._catalog.cdata  # type: ignore[attr-defined]
-        lib.um_query_scan(self._state, catalog_cdata, self._workspace.scratch, self._group, data, len(data))
+        scratch, group = self._workspace.scratch, self._group
+        lib.um_query_scan(self._state, catalog_cdata, scratch, group, data, len(data), first_row, end_row)
 
     def rows(self) -> list[Row]:
         if self._workspace is not None:
@@ -206,7 +207,7 @@ class NativeEventScan:
         self._state, self._account, self._group = state, account, group
         self._out = bytearray()
 
-    def scan(self, records: Bytes, limit: int) -> list[Event]:
+    def scan(self, records: Bytes, limit: int, first_row: int = 0, end_row: int = ROWS_END) -> list[Event]:
         data = ffi.from_buffer(records)
         room = len(data) * 3 // 2 + EVENT_HEAD.size  # a row has at least 32 bytes, its head in the list 16
         if len(self._out) < room:
@@ -215,7 +216,8 @@ class NativeEventScan:
         hold = ffi.from_buffer(self._out)
         out.base, out.reserved = ffi.cast("uint8_t *", hold), room
         spec = self._spec
-        found = lib.um_events_scan(self._state, spec, len(spec), self._group, data, len(data), max(limit, 0), out)
+        rows = (max(limit, 0), first_row, end_row)
+        found = lib.um_events_scan(self._state, spec, len(spec), self._group, data, len(data), *rows, out)
         return self._read(found)
 
     def _read(self, found: int) -> list[Event]:

@@ -48,6 +48,7 @@ _HUGE_FROM_BYTES = 64 << 20  # an area that may become so large asks for huge pa
 _HEAD = Struct("<4xIHHI32xI")  # um_entry: body_len, group, kind, batch_count, row_count
 _IMAGE_HEAD = Struct("<16x17Q")  # used bytes per region, see checkpoint.c
 _SLOTS_MIN = 64  # of an index
+_I64_MAX = 2**63 - 1
 _META_FIELDS = len(Meta._fields) + 1  # um_meta begins with its version, then come the fields of Meta
 _RECORD_BYTES = tuple(int(lib.um_region_record_bytes(region)) for region in range(UM_REGIONS))
 _SCRATCH_BYTES = int(lib.um_scratch_bytes_max())
@@ -101,13 +102,29 @@ class NativeApplied:
     """What the last apply did (api.Applied). The memory is the state's, until its next apply."""
 
     __slots__ = ("_summaries_view", "alerts_after", "alerts_before", "batch_count", "max_ts", "min_ts", "row_count",
-                 "summaries_c", "verdicts_c")  # fmt: skip
+                 "stamp_ns", "summaries_c", "verdicts_c")  # fmt: skip
 
     def __init__(self, values: Sequence[int], summaries_c: Any, summaries_view: memoryview, verdicts_c: Any) -> None:
         self.batch_count, self.row_count, self.min_ts, self.max_ts, self.alerts_before, self.alerts_after = values
         self.summaries_c = summaries_c  # um_summary[]
         self.verdicts_c = verdicts_c  # uint8_t[], one per row
         self._summaries_view = summaries_view
+        self.stamp_ns = 0  # of an entry that was applied elsewhere
+
+    @classmethod
+    def remote(cls, data: Bytes, batch_count: int, row_count: int, stamp_ns: int) -> NativeApplied:
+        """What extract() said elsewhere."""
+        size = batch_count * SUMMARY.size
+        if len(data) != size + row_count:
+            raise ValueError("these are not the summaries and verdicts of so many batches and rows")
+        summaries = ffi.new("um_summary[]", max(1, batch_count))
+        verdicts = ffi.new("uint8_t[]", max(1, row_count))
+        view = memoryview(ffi.buffer(summaries))
+        view[:size] = memoryview(data)[:size]
+        ffi.buffer(verdicts)[:row_count] = memoryview(data)[size:]
+        made = cls((batch_count, row_count, _I64_MAX, -_I64_MAX - 1, 0, 0), summaries, view, verdicts)
+        made.stamp_ns = stamp_ns
+        return made
 
     def summary(self, batch: int) -> Summary:
         if not 0 <= batch < self.batch_count:
@@ -119,6 +136,18 @@ class NativeApplied:
         first = self.summary(batch).row_base
         past = self.summary(batch + 1).row_base if batch + 1 < self.batch_count else self.row_count
         return bytes(ffi.buffer(self.verdicts_c + first, past - first))
+
+    def extract(self, first_batch: int, batch_count: int) -> bytes:
+        if not 0 <= first_batch <= first_batch + batch_count <= self.batch_count:
+            raise IndexError(first_batch)
+        if not batch_count:
+            return b""
+        summaries = [self.summary(batch) for batch in range(first_batch, first_batch + batch_count)]
+        base, end = summaries[0].row_base, first_batch + batch_count
+        past = self.summary(end).row_base if end < self.batch_count else self.row_count
+        parts = [SUMMARY.pack(*each._replace(row_base=each.row_base - base)) for each in summaries]
+        parts.append(bytes(ffi.buffer(self.verdicts_c + base, past - base)))
+        return b"".join(parts)
 
 
 class NativeGroupState:
@@ -201,13 +230,20 @@ class NativeGroupState:
         indexed = (int(self.cdata.table[index].used) for index in range(UM_INDEXES))
         return records + sum(8 * max(_SLOTS_MIN, 1 << max(2 * count - 1, 0).bit_length()) for count in indexed)
 
-    def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int) -> Query:
-        return begin_query(self.cdata, catalog, spec, groups_max)
+    def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int, group: int = 0) -> Query:
+        return begin_query(self.cdata, catalog, spec, groups_max, group)
 
     def events(
-        self, account: int | bytes, since: int, until: int, after_seq: int, end_seq: int, metric: int | None
+        self,
+        account: int | bytes,
+        since: int,
+        until: int,
+        after_seq: int,
+        end_seq: int,
+        metric: int | None,
+        group: int = 0,
     ) -> EventScan:
-        return begin_events(self.cdata, account, since, until, after_seq, end_seq, metric)
+        return begin_events(self.cdata, account, since, until, after_seq, end_seq, metric, group)
 
     def alerts(self, since: int, account: int | bytes | None, limit: int) -> list[Alert]:
         found: list[Alert] = []
@@ -242,6 +278,11 @@ class NativeGroupState:
     def region_bytes(self, region: int) -> bytes:
         """A copy of what a region has in use: for tests and inspection."""
         return bytes(self._region(region))
+
+    def flip(self, region: int, byte: int, bit: int) -> None:
+        """A hook for tests of divergence: what a broken memory cell does. The indexes do not notice."""
+        assert 0 <= byte < int(self.cdata.region[region].used)
+        self._region(region)[byte] ^= 1 << bit
 
     # ---- checkpoint ----
 

@@ -9,11 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unimeter.kernels.api import Bytes, Catalog, FrameTable, GroupState, Intake, JournalScan, Limits, StateLoader
+from unimeter.kernels.api import (
+    Applied,
+    Bytes,
+    Catalog,
+    FrameTable,
+    GroupState,
+    Intake,
+    JournalScan,
+    Limits,
+    Splitter,
+    StateLoader,
+)
 from unimeter.kernels.reference import checksum, frames, journal, periods
+from unimeter.kernels.reference.apply import ReferenceApplied
 from unimeter.kernels.reference.catalog import ReferenceCatalog
 from unimeter.kernels.reference.group_state import ReferenceGroupState, ReferenceStateLoader
 from unimeter.kernels.reference.intake import ReferenceIntake
+from unimeter.kernels.reference.splitter import ReferenceSplitter
 from unimeter.kernels.reference.state import State
 
 
@@ -42,6 +55,12 @@ class ReferenceKernels:
 
     def intake(self, group: int, bytes_max: int, batch_events_max: int) -> Intake:
         return ReferenceIntake(group, bytes_max, batch_events_max)
+
+    def splitter(self, group_count: int) -> Splitter:
+        return ReferenceSplitter(group_count)
+
+    def remote_applied(self, data: Bytes, batch_count: int, row_count: int, stamp_ns: int) -> Applied:
+        return ReferenceApplied.remote(data, batch_count, row_count, stamp_ns)
 
     def entry(self, kind: int, group: int, index: int, term: int, stamp_ns: int, first_seq: int, body: Bytes) -> bytes:
         return journal.build_entry(kind, group, index, term, stamp_ns, first_seq, body)

@@ -36,9 +36,35 @@ class ReferenceApplied:
         self.alerts_after = alerts_before
         self.summaries: list[Summary] = []
         self.verdicts = bytearray()  # one byte per row
+        self.stamp_ns = 0  # of an entry that was applied elsewhere
+
+    @classmethod
+    def remote(cls, data: Bytes, batch_count: int, row_count: int, stamp_ns: int) -> ReferenceApplied:
+        """What extract() said elsewhere."""
+        size = batch_count * lay.SUMMARY.size
+        if len(data) != size + row_count:
+            raise ValueError("these are not the summaries and verdicts of so many batches and rows")
+        head = EntryHead(0, 0, 0, lay.UM_ENTRY_BATCHES, batch_count, 0, 0, stamp_ns, 0, row_count)
+        made = cls(head, 0)
+        made.summaries = [Summary._make(fields) for fields in lay.SUMMARY.iter_unpack(memoryview(data)[:size])]
+        made.verdicts += memoryview(data)[size:]
+        made.stamp_ns = stamp_ns
+        return made
 
     def summary(self, batch: int) -> Summary:
         return self.summaries[batch]
+
+    def extract(self, first_batch: int, batch_count: int) -> bytes:
+        """What remote() reads."""
+        end = first_batch + batch_count
+        if not 0 <= first_batch <= end <= self.batch_count:
+            raise IndexError(first_batch)
+        if not batch_count:
+            return b""
+        base = self.summaries[first_batch].row_base
+        past = self.summaries[end].row_base if end < self.batch_count else self.row_count
+        rebased = (each._replace(row_base=each.row_base - base) for each in self.summaries[first_batch:end])
+        return b"".join(lay.SUMMARY.pack(*each) for each in rebased) + bytes(self.verdicts[base:past])
 
 
 @dataclass

@@ -9,7 +9,7 @@ takes the regions apart and fills the dictionaries again.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from unimeter.kernels import layout as lay
@@ -89,7 +89,11 @@ def regions(state: State) -> list[bytes]:
 
 
 def image(state: State) -> bytes:
-    packed = regions(state)
+    return image_of(regions(state))
+
+
+def image_of(packed: Sequence[bytes | bytearray]) -> bytes:
+    """The image whose regions have these bytes."""
     return HEADER.pack(_MAGIC, _VERSION, lay.UM_REGIONS, 0, *(len(region) for region in packed)) + b"".join(packed)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unimeter.kernels.api import Bytes, Event
+from unimeter.kernels.api import ROWS_END, Bytes, Event
 from unimeter.kernels.reference import journal
 from unimeter.kernels.reference.skips import is_skipped
 from unimeter.kernels.reference.state import State
@@ -25,9 +25,10 @@ class ReferenceEventScan:
         self.since, self.until = since, until
         self.after_seq, self.end_seq = after_seq, end_seq
 
-    def scan(self, records: Bytes, limit: int) -> list[Event]:
+    def scan(self, records: Bytes, limit: int, first_row: int = 0, end_row: int = ROWS_END) -> list[Event]:
         found: list[Event] = []
-        for seq, ts, row in journal.log_rows(records, self.group_number, self.after_seq + 1, self.end_seq):
+        first, end = max(self.after_seq + 1, first_row), min(self.end_seq, end_row)
+        for seq, ts, row in journal.log_rows(records, self.group_number, first, end):
             if len(found) == limit:
                 break
             if row.key != self.account or (self.metric is not None and row.metric != self.metric):

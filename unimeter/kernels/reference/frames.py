@@ -3,7 +3,7 @@
     v1 request, 16 B    magic u32 = 0xC0FFEE01, version u8 = 1, type u8, partition u16, payload_len u32, request_id u32
     v1 response, 12 B   status u8, 3 pad, request_id u32, payload_len u32
     v2 either, 32 B     magic u32 = 0xC0FFEE02, version u8 = 2, type u8, status u8, flags u8, payload_len u32,
-                        request_id u32, deadline_ms u32, reserved u32, payload crc32c u32, header crc32c u32
+                        request_id u32, deadline_ms u32, group_hint u32, payload crc32c u32, header crc32c u32
 
 A scan takes frames from the front until the bytes run out (not an error: more will come) or are not a frame
 (an error: nothing after them can be trusted). A header is judged as soon as the bytes that it takes are there.
@@ -70,7 +70,7 @@ def _v1_response(view: memoryview, at: int, payload_max: int) -> Frame | None:
 def _v2(view: memoryview, at: int, payload_max: int) -> Frame | None:
     if len(view) - at < _V2_HEADER.size:
         return None
-    _, version, kind, status, flags, payload_len, request_id, deadline_ms, _, payload_crc, header_crc = (
+    _, version, kind, status, flags, payload_len, request_id, deadline_ms, hint, payload_crc, header_crc = (
         _V2_HEADER.unpack_from(view, at)
     )
     if crc32c(view[at : at + 28]) != header_crc:
@@ -82,7 +82,7 @@ def _v2(view: memoryview, at: int, payload_max: int) -> Frame | None:
     start = at + _V2_HEADER.size
     if len(view) - start >= payload_len and crc32c(view[start : start + payload_len]) != payload_crc:
         raise _Refused(lay.UM_SCAN_BAD_CRC, request_id, 2)
-    return Frame(at, start, payload_len, request_id, 2, kind, flags, status, 0, deadline_ms)
+    return Frame(at, start, payload_len, request_id, 2, kind, flags, status, min(hint, 0xFFFF), deadline_ms)
 
 
 def _request(view: memoryview, at: int, payload_max: int) -> Frame | None:

@@ -34,9 +34,8 @@ def _slots(records: int) -> int:
 
 
 class ReferenceGroupState:
-    def __init__(self, state: State, group: int = 0) -> None:
+    def __init__(self, state: State) -> None:
         self.state = state
-        self.group = group
         self._image: bytes | None = None
         self._image_at = 0
 
@@ -60,8 +59,8 @@ class ReferenceGroupState:
         indexed = [counts[region] - (region == lay.UM_R_VALUES) for region in _INDEXED]  # "" is not in an index
         return pools + sum(8 * _slots(count) for count in indexed)
 
-    def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int) -> ReferenceQuery:
-        return ReferenceQuery(self.state, own(catalog), self.group, spec, groups_max)
+    def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int, group: int = 0) -> ReferenceQuery:
+        return ReferenceQuery(self.state, own(catalog), group, spec, groups_max)
 
     def alerts(self, since: int, account: int | bytes | None, limit: int) -> list[Alert]:
         """Alerts with number > since, oldest first; account None = all."""
@@ -86,15 +85,28 @@ class ReferenceGroupState:
         return found
 
     def events(
-        self, account: int | bytes, since: int, until: int, after_seq: int, end_seq: int, metric: int | None
+        self,
+        account: int | bytes,
+        since: int,
+        until: int,
+        after_seq: int,
+        end_seq: int,
+        metric: int | None,
+        group: int = 0,
     ) -> ReferenceEventScan:
-        return ReferenceEventScan(self.state, self.group, account, since, until, after_seq, end_seq, metric)
+        return ReferenceEventScan(self.state, group, account, since, until, after_seq, end_seq, metric)
 
     def digest(self) -> int:
         return full_digest(self.state)
 
     def check(self, catalog: Catalog) -> int:
         return check(self.state, own(catalog))
+
+    def flip(self, region: int, byte: int, bit: int) -> None:
+        """A hook for tests of divergence: what a broken memory cell does."""
+        parts = [bytearray(part) for part in checkpoint.regions(self.state)]
+        parts[region][byte] ^= 1 << bit
+        self.state = checkpoint.load(checkpoint.image_of(parts))
 
     # ---- checkpoints ----
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from unimeter.kernels import layout as lay
 from unimeter.kernels.layout import BatchHead
+
+if TYPE_CHECKING:
+    from unimeter.kernels.reference.spans import Span
 
 V1_INGEST_TYPES = (0x00, 0x01)  # async, sync
 V2_INGEST_TYPE = 0x02
@@ -50,7 +54,10 @@ class Request:
     batch: int  # number of its batch in the entry, UM_NONE when none
     row_base: int
     row_count: int
-    first_seq: int = 0  # set when the entry is sealed
+    first_seq: int = 0  # set when the entry is sealed: of the entry; stamped: its stamp_ns
+    stamped: bool = False  # last_offset is the stamp of the entry
+    span: Span | None = None  # that it is a part of
+    part_events: tuple[int, ...] = ()  # part of a span: the events that its rows are
 
     @property
     def needs_nothing(self) -> bool:

@@ -59,7 +59,7 @@ def entry_verify(entry: Bytes) -> bool:
     head = entry_head(view)
     if (
         head.body_len != len(view) - lay.ENTRY.size
-        or head.kind > lay.UM_ENTRY_NOOP
+        or head.kind > lay.UM_ENTRY_HARD
         or head.reserved0
         or head.reserved1
         or head.first_seq == 0
@@ -69,7 +69,7 @@ def entry_verify(entry: Bytes) -> bool:
         return False
     if head.kind != lay.UM_ENTRY_BATCHES:
         return head.batch_count == 0 and head.row_count == 0
-    return _batches_verify(view[lay.ENTRY.size :], head)
+    return batches_verify(view[lay.ENTRY.size :], head.batch_count, head.row_count)
 
 
 def _batch_verify(batch: BatchHead) -> bool:
@@ -85,7 +85,8 @@ def _batch_verify(batch: BatchHead) -> bool:
     return not opens or (batch.number == 0 and batch.row_count == 0)
 
 
-def _batches_verify(body: memoryview, head: EntryHead) -> bool:
+def batches_verify(body: memoryview, batches_said: int, rows_said: int) -> bool:
+    """Is this exactly so many batches with so many rows, well-formed to the last row?"""
     at = batch_count = row_count = 0
     while at < len(body):
         if len(body) - at < lay.BATCH.size:
@@ -104,7 +105,7 @@ def _batches_verify(body: memoryview, head: EntryHead) -> bool:
             return False
         batch_count += 1
         row_count += batch.row_count
-    return batch_count == head.batch_count and row_count == head.row_count
+    return batch_count == batches_said and row_count == rows_said
 
 
 def batches(entry: Bytes) -> Iterator[tuple[BatchHead, list[rows.RowView]]]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from unimeter.kernels import layout as lay
-from unimeter.kernels.api import Bytes, QuerySpec, Row, TooManyGroups
+from unimeter.kernels.api import ROWS_END, Bytes, QuerySpec, Row, TooManyGroups
 from unimeter.kernels.layout import MetricDef
 from unimeter.kernels.reference import journal
 from unimeter.kernels.reference.catalog import ReferenceCatalog
@@ -193,11 +193,13 @@ class ReferenceQuery:
 
     # ---- from the journal ----
 
-    def scan(self, records: Bytes) -> None:
-        """Feed verified journal records (each record exactly once, in log order, whole records only)."""
+    def scan(self, records: Bytes, first_row: int = 0, end_row: int = ROWS_END) -> None:
+        """Feed verified journal records (each record exactly once, in log order, whole records only); rows that
+        they hold outside of [first_row, end_row) are passed over."""
         if self.series is None:
             return
-        for seq, ts, row in journal.log_rows(records, self.group_number, self.first_seq, self.end_seq):
+        first, end = max(self.first_seq, first_row), min(self.end_seq, end_row)
+        for seq, ts, row in journal.log_rows(records, self.group_number, first, end):
             in_high = self.high is not None and self.high.scan and ts in self.high.part
             in_low = self.low is not None and self.low.scan and ts in self.low.part
             if not (in_high or in_low) or row.metric != self.spec.metric or row.key != self.spec.account:

@@ -2,8 +2,10 @@
 
 What an answer says comes from three places: the request (what intake refused whole), its events of unknown
 metrics, and, once applied, the summary and the verdicts of its batch. Without a summary (async, or nothing
-to store) it says what was ordered. A retry of a session's batch gets the first answer's counts; what they do
+to store) it says what was ordered. Of a stamped request last_offset is the stamp of its entry. A retry of a session's batch gets the first answer's counts; what they do
 not explain of the events sent was refused back then for an unknown metric.
+
+A part of a span (spans.py) adds to the span; the last part has the span's answer.
 
 Refusals are sentences: v1 sends "message; fix" as text, v2 a msgpack map {code, message, fix}.
 """
@@ -11,6 +13,7 @@ Refusals are sentences: v1 sends "message; fix" as text, v2 a msgpack map {code,
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 from unimeter.kernels import layout as lay
 from unimeter.kernels.api import Reply, Summary
@@ -18,6 +21,7 @@ from unimeter.kernels.reference.apply import ReferenceApplied
 from unimeter.kernels.reference.checksum import crc32c
 from unimeter.kernels.reference.frames import MAGIC_V2
 from unimeter.kernels.reference.intake_request import V2_INGEST_TYPE, Request
+from unimeter.kernels.reference.spans import Span
 
 V1_OK, V1_ERROR, V1_UNKNOWN_METRIC = 0, 2, 3
 V2_OK, V2_ERROR = 0, 1
@@ -111,7 +115,10 @@ def _counts(request: Request, summary: Summary | None) -> Summary:
     """What the answer counts: of the batch, and the events that were left out."""
     if summary is None:
         last = request.first_seq + request.row_base + request.row_count - 1 if request.first_seq else 0
+        last = request.first_seq if request.stamped else last
         return Summary(request.row_count, 0, 0, len(request.unknown), lay.UM_NONE, 0, 0, 0, last)
+    if request.stamped:
+        summary = summary._replace(last_offset=request.first_seq)
     if summary.session_verdict == lay.UM_V_DUPLICATE:
         explained = summary.stored + summary.duplicates + summary.conflicts
         if explained <= request.events:
@@ -126,13 +133,15 @@ def _events_of_rows(request: Request) -> list[int]:
     return [event for event in range(request.events) if event not in unknown][: request.row_count]
 
 
-def _answer_v1(request: Request, summary: Summary | None) -> bytes:
+def _answer_v1(request: Request, summary: Summary | None, _: ReferenceApplied | None) -> bytes:
     counts = _counts(request, summary)
     if summary is not None and summary.refused and summary.first_verdict != lay.UM_V_UNKNOWN_METRIC:
         why, fix = _VERDICTS.get(summary.first_verdict, _OTHER_VERDICT)
         message = f"{counts.refused} of {request.events} events were refused, the others are stored"
-        if summary.first_bad != lay.UM_NONE:
-            message += f"; event {_events_of_rows(request)[summary.first_bad]}"
+        if summary.first_bad != lay.UM_NONE:  # of a span it is an event already
+            whole = request.span is not None
+            event = summary.first_bad if whole else _events_of_rows(request)[summary.first_bad]
+            message += f"; event {event}"
         return _v1_error(request, f"{message}: {why}", fix)
     status = V1_UNKNOWN_METRIC if counts.refused else V1_OK
     return _v1(request, status, _V1_RESULT.pack(counts.stored, counts.duplicates, counts.last_offset))
@@ -152,7 +161,7 @@ def _answer_v2(request: Request, summary: Summary | None, applied: ReferenceAppl
     counts = _counts(request, summary)
     exceptions: list[tuple[int, int]] = []
     if request.wants_verdicts and not counts.session_verdict:
-        exceptions = _exceptions(request, applied)
+        exceptions = sorted(request.span.bad.items()) if request.span else _exceptions(request, applied)
     result = _V2_RESULT.pack(
         counts.stored,
         counts.duplicates,
@@ -165,19 +174,55 @@ def _answer_v2(request: Request, summary: Summary | None, applied: ReferenceAppl
     return _v2(request, V2_OK, result + b"".join(_EXCEPTION.pack(*exception) for exception in exceptions))
 
 
+def _answer_part(part: Request, span: Span, summary: Summary | None, applied: ReferenceApplied | None) -> bytes:
+    """The answer of the whole request if this was the last part, else nothing."""
+    span.add(part, summary, applied)
+    data = b""
+    if span.parts == 1 and not span.over:
+        span.whole.first_seq = span.total.last_offset
+        data = (_answer_v2 if span.whole.v2 else _answer_v1)(span.whole, span.total, None)
+    span.let_go()
+    return data
+
+
 def answer(request: Request, applied: ReferenceApplied | None) -> bytes:
+    """b"" for a part of a span whose time has not come, or is over."""
     if request.status != lay.UM_REQ_OK:
         return _refused(request)
     summary = applied.summary(request.batch) if applied is not None and request.batch != lay.UM_NONE else None
-    return _answer_v2(request, summary, applied) if request.v2 else _answer_v1(request, summary)
+    if request.span is not None:
+        return _answer_part(request, request.span, summary, applied)
+    return _answer_v2(request, summary, applied) if request.v2 else _answer_v1(request, summary, applied)
 
 
-def replies(requests: list[Request], applied: ReferenceApplied | None) -> list[Reply]:
-    """Answers in the order of the requests; neighbours on one link are joined."""
+def _failed(request: Request, v1: tuple[int, bytes], v2: tuple[int, bytes]) -> bytes:
+    """b"" for a part of a span that is over."""
+    span = request.span
+    if span is not None:
+        over, span.over = span.over, True
+        span.let_go()
+        if over:
+            return b""
+    return _v2(request, *v2) if request.v2 else _v1(request, *v1)
+
+
+def _joined(answers: Iterable[tuple[int, bytes]]) -> list[Reply]:
+    """Neighbours on one link are joined."""
     found: list[Reply] = []
-    for request in requests:
-        data = answer(request, applied)
-        if found and found[-1].link == request.link:
+    for link, data in answers:
+        if not data:
+            continue
+        if found and found[-1].link == link:
             data = found.pop().data + data
-        found.append(Reply(request.link, data))
+        found.append(Reply(link, data))
     return found
+
+
+def replies(requests: Iterable[Request], applied: ReferenceApplied | None) -> list[Reply]:
+    """Answers in the order of the requests."""
+    return _joined((request.link, answer(request, applied)) for request in requests)
+
+
+def failures(requests: Iterable[Request], v1: tuple[int, bytes], v2: tuple[int, bytes]) -> list[Reply]:
+    """The same (status, payload) for all of them."""
+    return _joined((request.link, _failed(request, v1, v2)) for request in requests)

@@ -1,0 +1,1 @@
+"""Chaos: real node processes, real sockets, real disks, and everything that can be done to them from outside."""

@@ -1,0 +1,127 @@
+"""Changes of metrics: ordered in group 0, followed by every other group, seen by every node, then answered.
+
+The leader of group 0 (the coordinator) puts a change into its log. Once it is applied there, it has a number, and the
+coordinator sees to it that the leader of each other group puts it into its own log, in order. The client gets its
+answer when all groups have applied it and all nodes that can be reached know of it: an ingest right after it works,
+wherever it goes. A coordinator that dies half-way is followed by one that finds the groups behind and goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from unimeter.config import SECOND_NS
+from unimeter.core.calls import Answer, Done
+from unimeter.core.catalog import numbered
+from unimeter.core.group import LEADER_CHANGED, Group, Outcome
+from unimeter.core.peers import NEVER_NS
+from unimeter.core.refusal import Refused
+from unimeter.kernels import layout
+
+SEEN_NS = SECOND_NS  # so long a node that can be reached may take to hear of a change
+AGAIN_NS = SECOND_NS // 20  # before a group that refused a change is asked again
+
+Ask = Callable[[int, str, dict[str, Any], Done], None]
+
+
+@dataclass
+class Waiter:
+    version: int
+    until_ns: int  # then the nodes that have not heard of it are not waited for
+    answer: Answer
+    done: Done
+
+
+class CatalogSync:
+    def __init__(self, groups: Sequence[Group], ask: Ask) -> None:
+        self._groups = groups
+        self._ask = ask  # have a group's leader do something
+        self._known = [0] * len(groups)  # catalog version of each group, as its leader last said
+        self._asked: dict[int, None] = {}  # groups with a change on its way
+        self._again_ns: dict[int, int] = {}
+        self._waiters: list[Waiter] = []
+        self.seen: Callable[[], int] = lambda: 0  # the least catalog version of all nodes that can be reached
+
+    def learn(self, group: int, version: int) -> None:
+        """A group's leader has applied so many changes."""
+        self._known[group] = max(self._known[group], version)
+
+    def change(self, now_ns: int, body: bytes, done: Done) -> None:
+        """Coordinator: put a change into group 0's log. Raises Refused."""
+        group = self._groups[0]
+
+        def applied(outcome: Outcome) -> None:
+            if isinstance(outcome, Refused):
+                done(outcome)
+                return
+            answer: Answer = {"id": outcome[0].id, "created": outcome[1]} if outcome else {}
+            self._waiters.append(Waiter(group.catalog.version, now_ns + SEEN_NS, answer, done))
+
+        group.propose(layout.UM_ENTRY_CATALOG, body, applied)
+
+    def follow(self, number: int, body: bytes, done: Done) -> None:
+        """Leader of another group: put a numbered change into its log. Raises Refused."""
+        group = self._groups[number]
+
+        def applied(outcome: Outcome) -> None:
+            done(outcome if outcome is LEADER_CHANGED else {"version": group.catalog.version})
+
+        group.propose(layout.UM_ENTRY_CATALOG, body, applied)
+
+    def turn(self, now_ns: int) -> int:
+        """Bring groups up to date that are behind, answer who has waited enough. Returns when to come again."""
+        first = self._groups[0]
+        if not first.leading:
+            self._stop()
+            return NEVER_NS
+        catalog = first.catalog
+        next_ns = NEVER_NS
+        for group in self._groups[1:]:
+            number = group.number
+            if group.leading:
+                self.learn(number, group.catalog.version)
+            if self._known[number] >= catalog.version or number in self._asked:
+                continue
+            again_ns = self._again_ns.get(number, now_ns)
+            if again_ns > now_ns:
+                next_ns = min(next_ns, again_ns)
+                continue
+            version = self._known[number] + 1
+            self._asked[number] = None
+            self._again_ns[number] = now_ns + AGAIN_NS
+            change = {"body": numbered(catalog.changes[version - 1], version)}
+            self._ask(number, "follow", change, self._followed(number))
+            next_ns = min(next_ns, now_ns + AGAIN_NS)
+        return min(next_ns, self._answer(now_ns))
+
+    def _followed(self, number: int) -> Done:
+        def done(answer: Answer | Refused) -> None:
+            self._asked.pop(number, None)
+            if not isinstance(answer, Refused):
+                self._again_ns.pop(number, None)
+                self._known[number] = answer["version"]
+
+        return done
+
+    def _answer(self, now_ns: int) -> int:
+        if not self._waiters:
+            return NEVER_NS
+        least = min([self._groups[0].catalog.version, *self._known[1:]])
+        seen = self.seen()
+        waiting: list[Waiter] = []
+        for waiter in self._waiters:
+            if least >= waiter.version and (seen >= waiter.version or now_ns >= waiter.until_ns):
+                waiter.done(waiter.answer)
+            else:
+                waiting.append(waiter)
+        self._waiters = waiting
+        return min((waiter.until_ns for waiter in waiting if waiter.until_ns > now_ns), default=NEVER_NS)
+
+    def _stop(self) -> None:
+        """Another node coordinates now."""
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            waiter.done(LEADER_CHANGED)
+        self._known = [0] * len(self._groups)

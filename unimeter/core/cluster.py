@@ -1,0 +1,260 @@
+"""Everything between this node and the others: who is there, who leads what, and frames from peers to where they belong.
+
+Each node tells every other what it leads and knows (GOSSIP), at every change and every `gossip_ns`. Nothing of it is
+trusted further than it must be: a leader that is none any more refuses or redirects, an older registry loses to a
+newer one, and who may commit what is Raft's business alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from unimeter.config import NodeConfig
+from unimeter.core import peer_wire, registry
+from unimeter.core.bundles import Bundles
+from unimeter.core.calls import Calls
+from unimeter.core.catalog_sync import CatalogSync
+from unimeter.core.divergence import Divergence
+from unimeter.core.group import Group
+from unimeter.core.peer_wire import BadFrame
+from unimeter.core.peers import NEVER_NS, Peer, Peers
+from unimeter.core.raft.state import Role
+from unimeter.core.replication import Replication
+from unimeter.core.topology import Topology
+
+
+@dataclass
+class GroupReport:
+    """What a group's leader says of it."""
+
+    term: int
+    node_id: int
+    voters: tuple[int, ...]  # replica ids
+    learners: tuple[int, ...]
+    outgoing: tuple[int, ...]
+    settled: bool  # its configuration is committed
+    commit: int
+    index: int
+    behind: dict[int, int] = field(default_factory=dict)  # replica -> entries that it lacks, as far as the leader knows
+    heard_ns: int = 0
+
+
+class Cluster:
+    def __init__(
+        self,
+        cluster_id: int,
+        config: NodeConfig,
+        groups: Sequence[Group],
+        topology: Topology,
+        peers: Peers,
+        replication: Replication,
+        bundles: Bundles,
+        calls: Calls,
+        catalogs: CatalogSync,
+        divergence: Divergence,
+    ) -> None:
+        self.cluster_id = cluster_id
+        self._config = config
+        self._groups = groups
+        self.topology = topology
+        self.peers = peers
+        self._replication = replication
+        self._bundles = bundles
+        self._calls = calls
+        self._catalogs = catalogs
+        self._divergence = divergence
+        self.reports: dict[int, GroupReport] = {}  # of groups, by number
+        self._versions: dict[int, int] = {}  # node id -> its newest catalog
+        self._next_gossip_ns = 0
+        self._told: tuple[Any, ...] = ()  # what the last gossip was made of
+        self._roles: list[tuple[int, Role, int]] = [(0, Role.FOLLOWER, 0)] * len(groups)
+        self.notice: Callable[[str], None] = lambda _line: None
+        catalogs.seen = self._least_catalog
+
+    # ---- frames ----
+
+    def frame(self, now_ns: int, peer: Peer, type_: int, payload: bytes) -> None:
+        """Any frame but HELLO, of a peer that has said hello. Raises BadFrame."""
+        try:
+            if type_ == peer_wire.RAFT:
+                self._replication.received(now_ns, peer, payload)
+            elif type_ == peer_wire.BUNDLE:
+                self._bundles.arrived(peer, payload)
+            elif type_ == peer_wire.BUNDLE_DONE:
+                self._bundles.done(payload)
+            elif type_ == peer_wire.GOSSIP:
+                self._gossiped(now_ns, peer, peer_wire.unpack_map(payload))
+            elif type_ == peer_wire.CALL:
+                self._calls.called(peer, peer_wire.unpack_map(payload))
+            elif type_ == peer_wire.RETURN:
+                self._calls.returned(peer_wire.unpack_map(payload))
+            elif type_ == peer_wire.DIGESTS:
+                self._divergence.asked(peer, peer_wire.unpack_map(payload))
+            elif type_ == peer_wire.DIGESTS_SAID:
+                self._divergence.said(peer, peer_wire.unpack_map(payload))
+            elif type_ == peer_wire.DIVERGED:
+                self._divergence.told(peer_wire.unpack_map(payload))
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise BadFrame(f"a frame of type 0x{type_:02x} that says too little: {error}") from error
+
+    # ---- who is there ----
+
+    def peer_up(self, now_ns: int, peer: Peer) -> None:
+        self._replication.peer_up(now_ns, peer.replica)
+        self._next_gossip_ns = 0  # soon, to everybody
+
+    def peer_down(self, now_ns: int, peer: Peer) -> None:
+        self._calls.link_lost(peer.link)
+        self._bundles.link_lost(peer.link)
+        if peer.node_id and self.peers.of_node(peer.node_id) is None:
+            self._versions.pop(peer.node_id, None)
+            self.topology.lost(peer.node_id)
+            self._replication.peer_down(now_ns, peer.replica)
+
+    def node_of(self, replica: int) -> int:
+        """Node id of a replica, 0 if it is nowhere to be found."""
+        if replica == self._groups[0].raft.replica:
+            return self._config.node_id
+        peer = self.peers.of_replica(replica)
+        return peer.node_id if peer else self.topology.registry.node_of(replica)
+
+    # ---- once per turn ----
+
+    def turn(self, now_ns: int) -> int:
+        """Look at who leads what, tell the others. Returns when to come again."""
+        for group in self._groups:
+            self._look(group)
+        if self._groups[0].cluster:
+            self.learn_registry(self._groups[0].cluster)
+        self._divergence.turn()
+        if not len(self.peers):
+            return NEVER_NS
+        changed = (self.topology.epoch, self._catalog_version(), self.topology.registry.version, self._confs())
+        due = now_ns >= self._next_gossip_ns
+        if changed != self._told or due:
+            self._told = changed
+            if due:
+                self._next_gossip_ns = now_ns + self._config.gossip_ns
+                self._divergence.ask()
+            body = self._body(now_ns)
+            for peer in self.peers:
+                self.peers.send_map(peer, peer_wire.GOSSIP, body)
+        return self._next_gossip_ns
+
+    def _look(self, group: Group) -> None:
+        """What Raft knows of the group's leader."""
+        raft = group.raft
+        seen = (raft.term, raft.role, raft.leader)
+        if seen == self._roles[group.number]:
+            return
+        before = self._roles[group.number]
+        self._roles[group.number] = seen
+        own = self._config.node_id
+        if raft.role is Role.LEADER:
+            self.topology.learn_leader(group.number, raft.term, own)
+            if before[1] is not Role.LEADER and len(raft.conf.members()) > 1:
+                self.notice(f"group {group.number}: this node leads in term {raft.term}")
+        elif raft.leader:
+            node_id = self.node_of(raft.leader)
+            if node_id:
+                self.topology.learn_leader(group.number, raft.term, node_id)
+        elif self.topology.leader(group.number) == own:
+            self.topology.learn_leader(group.number, raft.term, 0)
+
+    def learn_registry(self, data: bytes) -> None:
+        if self.topology.learn_registry(registry.decode(data)):
+            self.peers.learn_registry(self.topology.registry)
+
+    # ---- gossip ----
+
+    def _catalog_version(self) -> int:
+        return max(group.catalog.version for group in self._groups)
+
+    def _least_catalog(self) -> int:
+        return min([self._versions.get(peer.node_id, 0) for peer in self.peers], default=2**63)
+
+    def _confs(self) -> tuple[Any, ...]:
+        led = (group for group in self._groups if group.raft.role is Role.LEADER)
+        return tuple((g.number, g.raft.conf, g.raft.conf_index <= g.raft.commit) for g in led)
+
+    def _body(self, now_ns: int) -> dict[str, Any]:
+        leads = []
+        for group in self._groups:
+            raft = group.raft
+            if raft.role is not Role.LEADER:
+                continue
+            behind = {replica: raft.log.last_index - progress.match for replica, progress in raft.progress.items()}
+            conf = raft.conf
+            report = GroupReport(
+                raft.term,
+                self._config.node_id,
+                conf.voters,
+                conf.learners,
+                conf.outgoing,
+                raft.conf_index <= raft.commit,
+                raft.commit,
+                raft.log.last_index,
+                behind,
+                now_ns,
+            )
+            self._report(group.number, report)
+            leads.append(
+                [
+                    group.number,
+                    raft.term,
+                    list(conf.voters),
+                    list(conf.learners),
+                    list(conf.outgoing),
+                    report.settled,
+                    raft.commit,
+                    raft.log.last_index,
+                    behind,
+                    group.catalog.version,
+                ]
+            )
+        body: dict[str, Any] = {"catalog": self._catalog_version(), "leads": leads}
+        known = self.topology.registry
+        if known.version:
+            body["registry"] = known.encode()
+        return body
+
+    def _report(self, number: int, report: GroupReport) -> None:
+        known = self.reports.get(number)
+        if known is None or report.term >= known.term:
+            self.reports[number] = report
+
+    def _gossiped(self, now_ns: int, peer: Peer, body: dict[str, Any]) -> None:
+        self._versions[peer.node_id] = body["catalog"]
+        if "registry" in body:
+            self.learn_registry(body["registry"])
+        for number, term, voters, learners, outgoing, settled, commit, index, behind, catalog in body["leads"]:
+            if number >= len(self._groups):
+                raise BadFrame(f"group {number} does not exist")
+            self.topology.learn_leader(number, term, peer.node_id)
+            self._catalogs.learn(number, catalog)
+            self._report(
+                number,
+                GroupReport(
+                    term, peer.node_id, tuple(voters), tuple(learners), tuple(outgoing), settled, commit, index, behind,
+                    now_ns,
+                ),
+            )  # fmt: skip
+
+    def figures(self) -> list[dict[str, Any]]:
+        """For operators: one map per group."""
+        names = ("follower", "pre-candidate", "candidate", "leader")
+        return [
+            {
+                "group": group.number,
+                "role": names[group.raft.role],
+                "leader": self.topology.leader(group.number),
+                "term": group.raft.term,
+                "commit": group.raft.commit,
+                "applied": group.applied_index,
+                "last": group.raft.log.last_index,
+                "lag": {self.node_of(r): group.raft.log.last_index - p.match for r, p in group.raft.progress.items()},
+            }
+            for group in self._groups
+        ]

@@ -1,0 +1,57 @@
+"""Entries as the core handles them: one log index of one group, header and body, as bytes.
+
+What is journalled is what is sent to followers; nothing is encoded twice. Two kinds never leave their node or never
+change the state: HARD carries a group's Raft hard state into the journal, CONF the members of the group.
+
+A HARD entry uses the header's fields: term = current term, index = commit index, first_seq = whom the vote went to (0: nobody).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from unimeter.core.raft.conf import Conf
+from unimeter.core.raft.messages import Entry, HardState
+from unimeter.kernels import layout
+from unimeter.kernels.api import Bytes, Kernels
+from unimeter.kernels.layout import EntryHead
+
+ENTRY_BYTES = layout.ENTRY.size
+_ALIGN = 8
+
+
+def head_of(entry: Bytes) -> EntryHead:
+    return EntryHead._make(layout.ENTRY.unpack_from(entry))
+
+
+def raft_entry(data: Bytes, head: EntryHead) -> Entry:
+    """As Raft sees it. Raises ValueError for a CONF entry whose body is none."""
+    conf = Conf.decode(bytes(data[ENTRY_BYTES:])) if head.kind == layout.UM_ENTRY_CONF else None
+    return Entry(head.index, head.term, data, conf)
+
+
+def hard_entry(kernels: Kernels, group: int, hard: HardState) -> bytes:
+    return kernels.entry(layout.UM_ENTRY_HARD, group, hard.commit, hard.term, 0, hard.vote, b"")
+
+
+def hard_state(head: EntryHead) -> HardState:
+    return HardState(head.term, head.first_seq, head.index)
+
+
+def padded_bytes(entry: Bytes) -> int:
+    """What an entry takes in a record."""
+    return (len(entry) + _ALIGN - 1) // _ALIGN * _ALIGN
+
+
+def split(data: memoryview) -> Iterator[tuple[memoryview, EntryHead]]:
+    """The entries that stand end to end in `data`. Raises ValueError when they do not."""
+    at = 0
+    while at < len(data):
+        if len(data) - at < ENTRY_BYTES:
+            raise ValueError("not entries: a header is cut off")
+        head = head_of(data[at : at + ENTRY_BYTES])
+        end = at + ENTRY_BYTES + head.body_len
+        if end > len(data):
+            raise ValueError("not entries: a body is cut off")
+        yield data[at:end], head
+        at = end

@@ -1,0 +1,120 @@
+"""What nodes say to each other: frames of protocol v2 (header, checksums) on the peer port, with types of their own.
+
+    HELLO         msgpack  first on every link, both ways: who this is, and of which cluster
+    RAFT          packed   messages of many groups, one after the other; each is MESSAGE and then its entries
+    GOSSIP        msgpack  what this node leads and knows; often, and at every change
+    BUNDLE        packed   parts of ingest requests for a group that the receiver leads; answered with BUNDLE_DONE
+    BUNDLE_DONE   packed   what applying them said, or that they were not taken
+    CALL, RETURN  msgpack  a request of a client or of the coordinator, for a group that the receiver leads
+    DIGESTS       msgpack  a leader's running digests, each at an index; DIGESTS_SAID: a follower's at the same indexes;
+                           DIVERGED: what the others have there, to the one that has something else
+
+All integers are little-endian. A MESSAGE is 80 bytes:
+
+    kind u8, reject u8, group u16, entries_len u32, to, sender, term, index, log_term, commit, hint, hint_term, context: u64
+
+Frames are at most `peer_frame_bytes_max`; nothing here trusts lengths further than the frame's end. Between versions: unknown
+types are passed over, unknown keys of maps too.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgpack
+
+from unimeter.core.entry import raft_entry, split
+from unimeter.core.raft.messages import Entry, Kind, Message
+from unimeter.kernels import protocol as wire
+from unimeter.kernels.api import Bytes, Kernels
+
+HELLO = 0x60
+RAFT = 0x61
+GOSSIP = 0x62
+BUNDLE = 0x63
+BUNDLE_DONE = 0x64
+CALL = 0x65
+RETURN = 0x66
+DIGESTS = 0x67
+DIGESTS_SAID = 0x68
+DIVERGED = 0x69
+
+VERSION = 1  # of what stands on this page; both sides of a link must have the same
+
+MESSAGE = struct.Struct("<BBHI9Q")
+BUNDLE_HEAD = struct.Struct("<QHHII")  # token, group, reserved, batches, rows; then the batches
+DONE_HEAD = struct.Struct(
+    "<QHHIIq"
+)  # token, group, taken (0 or 1), batches, rows, stamp_ns; then what remote_applied reads
+_HEADER_TAIL = struct.Struct("<I")
+
+
+class BadFrame(ValueError):
+    """A peer said something that is not this protocol."""
+
+
+def frame(kernels: Kernels, type_: int, payload: Bytes) -> bytes:
+    crc = kernels.crc32c(payload)
+    head = wire.V2_HEADER.pack(wire.V2_MAGIC, wire.V2_VERSION, type_, 0, 0, len(payload), 0, 0, 0, crc, 0)[:-4]
+    return b"".join((head, _HEADER_TAIL.pack(kernels.crc32c(head)), payload))
+
+
+def pack_map(kernels: Kernels, type_: int, body: dict[str, Any]) -> bytes:
+    return frame(kernels, type_, msgpack.packb(body, use_bin_type=True))
+
+
+def unpack_map(payload: Bytes) -> dict[str, Any]:
+    """Raises BadFrame."""
+    try:
+        body = msgpack.unpackb(payload, raw=False, strict_map_key=False)
+    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+        raise BadFrame(f"not msgpack: {error}") from error
+    if not isinstance(body, dict):
+        raise BadFrame("not a map")
+    return body
+
+
+def pack_message(group: int, message: Message) -> list[Bytes]:
+    """The pieces of one message."""
+    size = sum(len(entry.data) for entry in message.entries)
+    head = MESSAGE.pack(
+        message.kind, message.reject, group, size, message.to, message.sender, message.term, message.index,
+        message.log_term, message.commit, message.hint, message.hint_term, message.context,
+    )  # fmt: skip
+    return [head, *(entry.data for entry in message.entries)]
+
+
+def unpack_messages(kernels: Kernels, payload: Bytes) -> Iterator[tuple[int, Message]]:
+    """(group, message) in order. Raises BadFrame, also for entries that are not what their sender sealed."""
+    view = memoryview(payload)
+    at = 0
+    while at < len(view):
+        if len(view) - at < MESSAGE.size:
+            raise BadFrame("a message is cut off")
+        (kind, reject, group, size, to, sender, term, index, log_term, commit, hint, hint_term, context) = (
+            MESSAGE.unpack_from(view, at)
+        )
+        at += MESSAGE.size
+        if size > len(view) - at:
+            raise BadFrame("the entries of a message are cut off")
+        try:
+            entries = tuple(_entries(kernels, view[at : at + size], group))
+            known = Kind(kind)
+        except ValueError as error:
+            raise BadFrame(str(error)) from error
+        at += size
+        yield (
+            group,
+            Message(
+                known, to, sender, term, index, log_term, commit, bool(reject), hint, hint_term, context, entries
+            ),
+        )  # fmt: skip
+
+
+def _entries(kernels: Kernels, data: memoryview, group: int) -> Iterable[Entry]:
+    for entry, head in split(data):
+        if head.group != group or not kernels.entry_verify(entry):
+            raise ValueError(f"entry {head.index} of group {head.group} is damaged")
+        yield raft_entry(entry, head)

@@ -1,0 +1,76 @@
+"""The words that replicas exchange, and what they keep on disk.
+
+    PREVOTE, VOTE            index, log_term: the candidate's last entry; context 1: a leader asked for it (transfer)
+    PREVOTE_REPLY            a grant repeats the term that was asked for, a refusal (reject) tells the voter's own
+    VOTE_REPLY               reject or not
+    APPEND                   index, log_term: the entry before `entries`; commit: the leader's
+    APPEND_REPLY             index: the log matches and is durable up to here; or, with reject, the APPEND's index that
+                             did not match, and hint, hint_term: a place further down where it may
+    HEARTBEAT                commit: what the leader knows both to be committed and to be there; context: read round
+    HEARTBEAT_REPLY          context: as asked
+    TIMEOUT_NOW              the leader asks its heir to campaign at once
+
+A message is flat, its numbers unsigned 64-bit, so that it packs into a fixed struct in front of its entries.
+Delivery may lose, duplicate, delay and reorder: every message is judged by its term and indexes alone.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from unimeter.core.raft.conf import Conf
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Kind(IntEnum):
+    PREVOTE = 1
+    PREVOTE_REPLY = 2
+    VOTE = 3
+    VOTE_REPLY = 4
+    APPEND = 5
+    APPEND_REPLY = 6
+    HEARTBEAT = 7
+    HEARTBEAT_REPLY = 8
+    TIMEOUT_NOW = 9
+
+
+class Entry(NamedTuple):
+    """One place in the log. `data` is opaque and whole; `conf` is what it says when it is a configuration entry."""
+
+    index: int  # type: ignore[assignment]
+    term: int
+    data: Bytes
+    conf: Conf | None = None
+
+
+class HardState(NamedTuple):
+    """What must survive a crash besides the entries. `vote` 0: none in this term. `commit` is a hint that may lag."""
+
+    term: int
+    vote: int
+    commit: int
+
+
+class Message(NamedTuple):
+    kind: Kind
+    to: int
+    sender: int
+    term: int
+    index: int = 0  # type: ignore[assignment]
+    log_term: int = 0
+    commit: int = 0
+    reject: bool = False
+    hint: int = 0
+    hint_term: int = 0
+    context: int = 0
+    entries: tuple[Entry, ...] = ()
+
+
+class Save(NamedTuple):
+    """To be made durable as one, in order; `entries` replace everything from `entries[0].index` on."""
+
+    hard: HardState | None
+    entries: list[Entry]
+    token: int

@@ -1,0 +1,136 @@
+"""The Raft traffic of all groups of a node: messages to the peers and from them, timers, and entries read back from the
+journal for followers that are far behind.
+
+Messages of all groups for one peer leave in one frame (of at most FRAME_BYTES, so that none blocks a link for long).
+A message to a replica that no link leads to is lost, which Raft stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from unimeter.config import MIB, NodeConfig
+from unimeter.core import peer_wire
+from unimeter.core.flow import Corrupt, Flow, ReadFailed
+from unimeter.core.group import Group
+from unimeter.core.journal import Journal, Position
+from unimeter.core.log_marks import LogMarks
+from unimeter.core.log_read import read_entries
+from unimeter.core.peers import NEVER_NS, Peer, Peers
+from unimeter.core.raft.messages import Entry
+from unimeter.kernels.api import Bytes, Kernels
+
+FRAME_BYTES = 4 * MIB
+
+
+class Replication:
+    def __init__(
+        self,
+        kernels: Kernels,
+        config: NodeConfig,
+        groups: Sequence[Group],
+        peers: Peers,
+        journal: Journal,
+        marks: LogMarks,
+    ) -> None:
+        self._kernels = kernels
+        self._config = config
+        self._groups = groups
+        self._peers = peers
+        self._journal = journal
+        self._marks = marks
+        self._cursors: dict[tuple[int, int], tuple[int, Position]] = {}  # (group, peer) -> where the next fetch begins
+        self.start_flow: Callable[[Flow[None]], None] = lambda _flow: None  # the node has a turn when it ends
+        self.unreadable: Callable[[str], None] = lambda _why: None
+        self.fetches = 0
+        self._now_ns = 0
+
+    # ---- time ----
+
+    def tick(self, now_ns: int) -> None:
+        self._now_ns = now_ns
+        for group in self._groups:
+            if now_ns >= group.raft.deadline_ns and group.raft.conf.members():
+                group.raft.tick(now_ns)
+
+    def deadline_ns(self) -> int:
+        """When the next timer of any group is due. A group that this node has no part in has no timers."""
+        return min((g.raft.deadline_ns for g in self._groups if self._ticks(g)), default=NEVER_NS)
+
+    @staticmethod
+    def _ticks(group: Group) -> bool:
+        raft = group.raft
+        if not raft.conf.members():
+            return False
+        alone = raft.conf.members() == (raft.replica,)
+        return not (alone and raft.accepting)  # nobody to send heartbeats to
+
+    # ---- messages ----
+
+    def received(self, now_ns: int, peer: Peer, payload: Bytes) -> None:
+        """A RAFT frame. Raises BadFrame."""
+        for number, message in peer_wire.unpack_messages(self._kernels, payload):
+            if number >= len(self._groups) or message.sender != peer.replica:
+                raise peer_wire.BadFrame(f"a message of replica {message.sender} for group {number}")
+            raft = self._groups[number].raft
+            if message.to == raft.replica:  # else: for the replica that this node was before its disk was wiped
+                raft.receive(now_ns, message)
+
+    def send(self) -> None:
+        """Send what all groups have to say."""
+        pieces: dict[int, list[Bytes]] = {}
+        sizes: dict[int, int] = {}
+        for group in self._groups:
+            for message in group.raft.take_messages():
+                peer = self._peers.of_replica(message.to)
+                if peer is None:
+                    continue
+                packed = peer_wire.pack_message(group.number, message)
+                size = sum(len(piece) for piece in packed)
+                if sizes.get(peer.link, 0) + size > FRAME_BYTES and peer.link in pieces:
+                    self._send(peer, pieces.pop(peer.link))
+                    sizes[peer.link] = 0
+                pieces.setdefault(peer.link, []).extend(packed)
+                sizes[peer.link] = sizes.get(peer.link, 0) + size
+        for link, waiting in pieces.items():
+            self._send(self._peers.of_link(link), waiting)
+
+    def _send(self, peer: Peer, pieces: list[Bytes]) -> None:
+        self._peers.send(peer, peer_wire.RAFT, b"".join(pieces))
+
+    def peer_up(self, now_ns: int, replica: int) -> None:
+        for group in self._groups:
+            group.raft.peer_back(now_ns, replica)
+
+    def peer_down(self, now_ns: int, replica: int) -> None:
+        for group in self._groups:
+            group.raft.peer_lost(now_ns, replica)
+
+    # ---- far behind ----
+
+    def fetch(self) -> None:
+        """Begin the reading that followers need."""
+        for group in self._groups:
+            for peer, first, bytes_max in group.raft.take_fetches():
+                self.fetches += 1
+                self.start_flow(self._fetch(group, peer, first, bytes_max))
+
+    def _fetch(self, group: Group, peer: int, first: int, bytes_max: int) -> Flow[None]:
+        key = (group.number, peer)
+        known, at = self._cursors.pop(key, (0, None))
+        if known != first or at is None:
+            at = self._marks.find(group.number, first)
+        raft, term = group.raft, group.raft.term
+        entries: list[Entry] = []
+        try:
+            for place in (at, self._marks.start()):  # the second: should the first have been too far
+                entries, at = yield from read_entries(
+                    self._kernels, self._config, place, self._journal.position.seq, group.number, first, bytes_max, raft.log.term
+                )  # fmt: skip
+                if entries:
+                    break
+        except (Corrupt, ReadFailed) as error:
+            self.unreadable(str(error))
+        if raft.term == term:  # else: its followers are somebody else's now
+            self._cursors[key] = (first + len(entries), at)
+            raft.supply(self._now_ns, peer, entries)

@@ -1,0 +1,449 @@
+"""A node that serves: the parts put together, and the order in which they have their turn.
+
+    requests, peers' messages      change what is open, and what Raft wants
+    end of the turn                 apply > seal > save (one journal record for all groups) > forward > reads > send
+    the record is durable           Raft is told > the next record > apply > answers
+
+Exactly one journal write is in flight. What a record may hold is bounded by half a segment; what does not fit is
+in the next one, beginning with another group, so that none starves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from unimeter.config import KIB, NodeConfig
+from unimeter.core.bundles import Bundles
+from unimeter.core.calls import Calls, Done
+from unimeter.core.catalog_sync import CatalogSync
+from unimeter.core.cluster import Cluster
+from unimeter.core.coordinator import Coordinator
+from unimeter.core.divergence import Divergence
+from unimeter.core.door import Door
+from unimeter.core.entry import ENTRY_BYTES, hard_entry, padded_bytes
+from unimeter.core.flow import Flow
+from unimeter.core.flows import Flows
+from unimeter.core.front_v1 import FrontV1
+from unimeter.core.front_v2 import FrontV2
+from unimeter.core.group import LEADER_CHANGED, Group
+from unimeter.core.inputs import Now
+from unimeter.core.journal import Journal
+from unimeter.core.links import Links, Mark
+from unimeter.core.moves import Moves
+from unimeter.core.outbox import Outbox
+from unimeter.core.peers import Peers
+from unimeter.core.prng import Prng
+from unimeter.core.queries import Reads
+from unimeter.core.raft import Raft, Role, Settings
+from unimeter.core.raft.messages import Save
+from unimeter.core.recovery import Recovered
+from unimeter.core.refusal import Refused
+from unimeter.core.replication import Replication
+from unimeter.core.service import Service, Status
+from unimeter.core.topology import Topology
+from unimeter.core.upkeep import NEVER_NS, Upkeep
+from unimeter.kernels import layout
+from unimeter.kernels.api import Bytes, Kernels, Limits
+
+STOPPING = Refused("overloaded", "the node is stopping", "try again when it is back")
+DISK_FULL = Refused(
+    "disk_full", "the node's disk is full", "free space on the data directory's disk; it goes on by itself"
+)
+RECORD_SLACK_BYTES = 64 * KIB  # headers and hard states of a record
+
+
+class Saving(NamedTuple):
+    """What one group has in a record."""
+
+    group: Group
+    save: Save
+
+
+class Serving:
+    def __init__(
+        self,
+        kernels: Kernels,
+        config: NodeConfig,
+        limits: Limits,
+        found: Recovered,
+        prng: Prng,
+        out: Outbox,
+        links: Links,
+        flows: Flows,
+        peers: Peers,
+        now: Now,
+        wake: Callable[[], None],
+        halt: Callable[[str | None], None],
+        notice: Callable[[str], None],
+        marks: dict[str, int],
+    ) -> None:
+        self.now = now
+        self.recovered = found
+        self.groups = found.groups
+        self.cluster_id = found.founding.cluster_id
+        self.journal_op = 0
+        self.marks = marks
+        self._kernels = kernels
+        self._config = config
+        self._limits = limits
+        self._out = out
+        self._links = links
+        self._flows = flows
+        self._peers = peers
+        self._wake = wake
+        self._halt = halt
+        self._notice = notice
+        self._started_ns = now.monotonic_ns
+        self._stopping = False
+        self._stop_by_ns = NEVER_NS
+        self._first = 0  # the group whose turn it is to be first in a record
+        self._saving: list[Saving] = []  # what the record in flight, or held, consists of
+        self._held: tuple[list[Bytes], int] | None = None  # entries of a record that waits for the next segment, stamp
+        self._epoch_told = 0
+        self._limits_proposed: dict[int, int] = {}  # group -> term in which this node proposed its limits
+        self._attach(found, prng)
+        self.journal = Journal(kernels, config, self.cluster_id, found.position, found.tail)
+        self.journal.next_segment_ready = found.next_segment_ready
+        self._log_marks = found.marks
+        self.topology = Topology(config.node_id, len(self.groups), found.founding.registry())
+        peers.learn_registry(self.topology.registry)
+        self._upkeep = Upkeep(kernels, config, self.journal, self.groups, self._log_marks, found, flows, wake)
+        self.reads = [Reads(group, kernels, config) for group in self.groups]
+        self.service = Service(self.groups, self.reads, self.topology, kernels, config)
+        self._front_v1 = FrontV1(self.service)
+        self._front_v2 = FrontV2(self.service, kernels, self.cluster_id)
+        self.replication = Replication(kernels, config, self.groups, peers, self.journal, self._log_marks)
+        self.bundles = Bundles(kernels, config, self.groups, peers, self.topology, links)
+        self.calls = Calls(peers, self.topology, self._serve_call)
+        self.catalogs = CatalogSync(self.groups, self._ask)
+        self.divergence = Divergence(self.groups, peers)
+        self.cluster = Cluster(
+            self.cluster_id, config, self.groups, self.topology, peers, self.replication, self.bundles, self.calls, self.catalogs,
+            self.divergence,
+        )  # fmt: skip
+        self.moves = Moves(self.groups)
+        self.coordinator = Coordinator(config, self.groups[0], self.cluster, self._ask, notice)
+        self.door = Door(
+            kernels, self.groups, self.topology, links, self.service, (self._front_v1, self._front_v2)
+        )  # fmt: skip
+        self._connect()
+
+    def _attach(self, found: Recovered, prng: Prng) -> None:
+        config = self._config
+        settings = Settings(
+            config.election_min_ns,
+            config.election_max_ns,
+            config.heartbeat_ns,
+            config.append_bytes_max,
+            config.inflight_bytes_max,
+            config.inflight_messages_max,
+        )
+        for replay in found.replays:
+            log, hard, confs = replay.raft_parts()
+            raft = Raft(found.identity.replica, settings, prng, log, hard, confs, self.now.monotonic_ns)
+            replay.group.attach(raft)
+            if raft.conf.electorate() == (raft.replica,):
+                raft.campaign(self.now.monotonic_ns)  # nobody else could be elected
+
+    def _connect(self) -> None:
+        """Give the parts what they need of each other."""
+        self.service.status = self._status
+        self.service.refuse_writes = self._write_refusal
+        self.service.call = self._ask
+        self.service.change_catalog = lambda body, done: self._ask(0, "catalog", {"body": body}, done)
+        self._front_v2.operate = lambda body, done: self._ask(0, "cluster", body, done)
+        self.door.write_refusal = self._write_refusal
+        self.replication.start_flow = self._start_flow
+        self.replication.unreadable = lambda why: self._notice(f"the journal cannot be read: {why}")
+        self.divergence.halt = self._diverged
+        self.divergence.notice = self._notice
+        self.cluster.notice = self._notice
+
+    def _start_flow(self, flow: Flow[None]) -> None:
+        def ended(_: None) -> None:
+            self._wake()
+
+        self._flows.start(flow, ended, lambda: None)
+
+    def mark_reached(self, situation: str) -> None:
+        self.marks[situation] = self.marks.get(situation, 0) + 1
+
+    # ---- once per turn ----
+
+    def turn(self) -> int:
+        """Returns when to come again (monotonic ns)."""
+        now_ns = self.now.monotonic_ns
+        self.replication.tick(now_ns)
+        self._apply()
+        self._upkeep.turn(now_ns)
+        self._lead()
+        if not self._flush():
+            self._order()
+        self._links.answer([reply for group in self.groups for reply in group.ordered_replies()])
+        self.bundles.forward()
+        self._serve_reads()
+        next_ns = min(
+            self.cluster.turn(now_ns),
+            self.calls.turn(now_ns),
+            self.catalogs.turn(now_ns),
+            self.coordinator.turn(now_ns),
+            self._upkeep.retry_ns,
+        )
+        self.send()
+        if self.topology.epoch != self._epoch_told:
+            self._epoch_told = self.topology.epoch
+            self._links.tell_watchers(self.door.push_of)
+        if self._stopping:
+            self._drain()
+            next_ns = min(next_ns, self._stop_by_ns)
+        return min(next_ns, self.replication.deadline_ns())
+
+    def send(self) -> None:
+        self.replication.fetch()
+        self.replication.send()
+
+    def _lead(self) -> None:
+        """What a leader owes its groups besides entries of requests."""
+        for group in self.groups:
+            raft = group.raft
+            if raft.role is not Role.LEADER:
+                for control in group.take_control():
+                    control.done(LEADER_CHANGED)
+                continue
+            if not raft.accepting:
+                continue
+            self.moves.turn(group)
+            if (
+                raft.own_term_committed
+                and self._limits_proposed.get(group.number) != raft.term
+                and group.applied_index >= raft.commit
+            ):
+                self._limits_proposed[group.number] = raft.term
+                if group.state.limits() != self._limits:
+                    group.propose(layout.UM_ENTRY_LIMITS, layout.encode_limits(self._limits), lambda _: None)
+
+    def _order(self) -> None:
+        """The journal is busy: give async requests their place all the same, within bounds."""
+        for group in self.groups:
+            if group.leading and group.may_seal_for_async():
+                group.seal(self.now.monotonic_ns, self.now.wall_ns)
+
+    def _flush(self) -> bool:
+        """Write the next record if there is something to write and the journal is free."""
+        journal = self.journal
+        if journal.flying is not None:
+            return False
+        if self._held is None and not self._gather():
+            return False
+        assert self._held is not None
+        entries, stamp_ns = self._held
+        if not journal.fits(sum(padded_bytes(entry) for entry in entries)):
+            if not journal.next_segment_ready:
+                return False  # goes on when the segment is there
+            journal.roll()
+            self._upkeep.want_segment(self.now.monotonic_ns)
+        self._held = None
+        write = journal.append(entries, stamp_ns)
+        self.journal_op = self._out.write_journal(write.file, write.offset, write.data)
+        return True
+
+    def _gather(self) -> bool:
+        """Seal what waits, and take from every group what it has to save. False: there is nothing."""
+        room = self._config.segment_bytes // 2 - min(RECORD_SLACK_BYTES, self._config.segment_bytes // 8)
+        entries: list[Bytes] = []
+        count = len(self.groups)
+        for turn in range(count):
+            group = self.groups[(self._first + turn) % count]
+            if room <= 0:
+                self._first = group.number
+                break
+            raft = group.raft
+            if raft.accepting and (group.has_work() or raft.needs_noop):
+                group.seal(self.now.monotonic_ns, self.now.wall_ns)
+            save = raft.take_save(room)
+            if save is None:
+                continue
+            group.saved()
+            self._saving.append(Saving(group, save))
+            own: list[Bytes] = [entry.data for entry in save.entries]
+            if save.hard is not None:
+                own.append(hard_entry(self._kernels, group.number, save.hard))
+            room -= sum(padded_bytes(entry) for entry in own)
+            entries += own
+        if not self._saving:
+            return False
+        self._held = entries, max(1, self.now.wall_ns)
+        return True
+
+    def written(self) -> None:
+        """The record in flight is durable."""
+        self.journal_op = 0
+        began = self.journal.written()
+        length = self.journal.position.offset - began.offset
+        saving, self._saving = self._saving, []
+        ends = [(item.group.number, item.save.entries[-1].index) for item in saving if item.save.entries]
+        self._log_marks.record(began, ends)
+        for group, save in saving:
+            for entry in save.entries:
+                group.placed(entry.index, began, length)
+            group.raft.persisted(self.now.monotonic_ns, save.token)
+        self.send()
+        busy = self._flush()
+        if not busy:  # else the disk works again: apply in its shadow, at the end of the turn
+            self._apply()
+            self._serve_reads()
+        self._wake()
+
+    def _apply(self) -> None:
+        for group in self.groups:
+            if group.raft.commit > group.applied_index:
+                self._links.answer(group.apply_committed())
+            if self._links.push_alerts(group.number, group.state, group.alert_next):
+                self._wake()
+
+    def _serve_reads(self) -> None:
+        for reads in self.reads:
+            reads.turn(self.now.monotonic_ns)
+            for scan in reads.due():
+
+                def ended(_: None, reads: Reads = reads) -> None:
+                    reads.scan_ended()
+                    self._wake()
+
+                self._flows.start(scan, ended, lambda: None)
+
+    # ---- who asks for what ----
+
+    def _ask(self, group: int, what: str, body: dict[str, Any], done: Done) -> None:
+        self.calls.ask(self.now.monotonic_ns, group, what, body, done)
+        self._wake()
+
+    def _serve_call(self, what: str, number: int, body: dict[str, Any], done: Done) -> None:
+        """Another node, or this one, wants something of a group that this node leads. May raise Refused."""
+        if not 0 <= number < len(self.groups):
+            raise Refused("bad_request", f"there is no group {number}", "ask hello for the number of groups")
+        group = self.groups[number]
+        if not group.leading:
+            raise LEADER_CHANGED
+        if what == "catalog":
+            self.catalogs.change(self.now.monotonic_ns, body["body"], done)
+        elif what == "follow":
+            self.catalogs.follow(number, body["body"], done)
+        elif what == "alerts":
+            self.service.own_alerts(
+                number,
+                body["since"],
+                None,
+                body["limit"],
+                lambda found: done(
+                    found if isinstance(found, Refused) else {"alerts": [list(alert) for _, alert in found]}
+                ),
+            )
+        elif what == "cluster":
+            self.coordinator.operate(body, done)
+        elif what == "move":
+            self.moves.order(group, body["remove"], body["add"], done)
+        elif what == "transfer":
+            self.moves.transfer(self.now.monotonic_ns, group, body["to"], done)
+        else:
+            raise Refused("unsupported", f"this node does not know {what!r}", "upgrade it")
+        self._wake()
+
+    # ---- clients that leave ----
+
+    def mark(self) -> Mark:
+        """Everything that was asked until now."""
+        return Mark(tuple(group.index_of_newest() for group in self.groups), self.bundles.newest)
+
+    def past(self, mark: Mark) -> bool:
+        """Has everything its answer that was asked before that mark?"""
+        applied = all(
+            group.applied_index >= index or not group.waits()
+            for group, index in zip(self.groups, mark.indexes, strict=False)
+        )
+        return applied and self.bundles.oldest > mark.bundle and not any(g.open.batch_count for g in self.groups)
+
+    # ---- refusals and stopping ----
+
+    def _write_refusal(self, size_bytes: int) -> Refused | None:
+        """Why nothing of `size_bytes` can be taken into the log now, if so."""
+        if self._stopping:
+            return STOPPING
+        if self._upkeep.disk_full and not self.journal.next_segment_ready:
+            waiting = sum(group.waiting_bytes() for group in self.groups)
+            if waiting + size_bytes + 2 * ENTRY_BYTES > self.journal.room_bytes():
+                return DISK_FULL
+        return None
+
+    def stop(self) -> None:
+        """Hand over what this node leads, finish what is under way, write a checkpoint, halt."""
+        self._stopping = True
+        self._stop_by_ns = self.now.monotonic_ns + 2 * self._config.election_max_ns
+        for group in self.groups:
+            heir = self.moves.heir(group)
+            if heir:
+                group.raft.transfer(self.now.monotonic_ns, heir)
+
+    def _drain(self) -> None:
+        """Stopping: once nothing is under way (or nothing more can be had), write a last checkpoint, then halt cleanly."""
+        if self.journal.flying is not None or self._held is not None or self._upkeep.checkpointing:
+            return
+        in_time = self.now.monotonic_ns < self._stop_by_ns
+        busy = any(g.has_work() or g.waits() or (g.raft.heir and g.raft.role is Role.LEADER) for g in self.groups)
+        if busy and in_time:
+            return
+        if (
+            self._upkeep.bytes_since_checkpoint() > 0
+            and not self._upkeep.disk_full
+            and self._upkeep.begin_checkpoint(self.now.monotonic_ns)
+        ):
+            return
+        self._halt(None)
+
+    def _diverged(self, why: str) -> None:
+        self.mark_reached("diverged")
+        self._flows.start(self._upkeep.condemn(self.recovered), lambda _: self._halt(why), lambda: self._halt(why))
+
+    # ---- figures ----
+
+    def _status(self) -> Status:
+        position = self.journal.position
+        return Status(
+            node_id=self._config.node_id,
+            journal_bytes=(position.segment - 1) * self._config.segment_bytes + position.offset,
+            segments=position.segment,
+            series=sum(group.state.region_counts()[layout.UM_R_SERIES] for group in self.groups),
+            uptime_ns=self.now.monotonic_ns - self._started_ns,
+            events=sum(group.state.meta().stored for group in self.groups),
+        )
+
+    def counters(self) -> dict[str, int]:
+        """Figures for operators, by name with the unit last."""
+        metas = [group.state.meta() for group in self.groups]
+        return {
+            "events_stored": sum(meta.stored for meta in metas),
+            "events_duplicate": sum(meta.duplicates for meta in metas),
+            "events_conflict": sum(meta.conflicts for meta in metas),
+            "events_refused": sum(meta.refused for meta in metas),
+            "alerts_fired": sum(meta.alert_next - 1 for meta in metas),
+            "fingerprint_rotations": sum(meta.fps_rotations for meta in metas),
+            "sessions_opened": sum(meta.sessions_opened for meta in metas),
+            "sessions_evicted": sum(meta.sessions_evicted for meta in metas),
+            "series": sum(group.state.region_counts()[layout.UM_R_SERIES] for group in self.groups),
+            "state_bytes": sum(group.state.memory_bytes() for group in self.groups),
+            "applied_index": sum(meta.applied_index for meta in metas),
+            "journal_records": self.journal.records_written,
+            "journal_bytes": self.journal.bytes_written,
+            "journal_segment": self.journal.position.segment,
+            "checkpoints": self._upkeep.checkpoints_written,
+            "disk_full": int(self._upkeep.disk_full),
+            "disk_full_events": self._upkeep.no_space_count,
+            "scans": sum(reads.scans_started for reads in self.reads),
+            "requests_redirected": self.door.redirected,
+            "requests_refused_busy": self.door.refused,
+            "bundles_forwarded": self.bundles.sent,
+            "log_fetches": self.replication.fetches,
+            "groups_led": sum(group.raft.role is Role.LEADER for group in self.groups),
+            "digests_compared": self.divergence.compared,
+        }

@@ -1,0 +1,251 @@
+"""The open entry of one group through csrc/kernels/{intake,replies}.c, see api.Intake.
+
+An intake's memory is four mappings and one for answers, all reserved for the worst case and touched as used:
+
+    rows       64 B for the entry's head, then batches and rows: sealed, this is the entry
+    waiting    um_request: answered after apply
+    immediate  um_request: answered as soon as the entry is sealed, or at once when nothing of it was kept
+    notes      (event index, verdict) pairs of u32: events of unknown metrics
+    out        answers, before they are cut into one piece per link
+
+Requests with parts in several groups hold a slot in the splitter's table of spans. So an intake that a splitter
+fills belongs to it, and lets go of the slots when it answers, fails or forgets its requests.
+"""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+from unimeter.kernels.api import Applied, Bytes, Catalog, FrameTable, Reply
+from unimeter.kernels.layout import BATCH, ENTRY, REQUEST, UM_ENTRY_BATCHES, UM_NONE
+from unimeter.kernels.native._um import ffi, lib
+from unimeter.kernels.native.arena import Arena
+from unimeter.kernels.native.wire import NativeCatalog, NativeFrameTable
+
+_RUNS_MAX = 1024
+_REQUESTS_MAX = 65_536  # requests without rows do not fill the entry, so they have a limit of their own
+_NOTES_BYTES = 1 << 20  # room for notes beyond those of one request
+_REPLY_ROOM_BYTES = 4096  # more than any answer without exceptions
+FAILURE_BYTES_MAX = 16_384  # of the payloads that fail() is given
+_FIRST_SEQ_WORD = REQUEST.size // 8 - 1  # first_seq is the last field of um_request, in u64s
+_BATCH_WORD = 4  # batch, in u32s
+
+
+class NativeIntake:
+    """`bytes_max` bounds the entry's body."""
+
+    def __init__(self, group: int, bytes_max: int, batch_events_max: int) -> None:
+        if not BATCH.size <= bytes_max < 1 << 31:
+            raise ValueError("an entry's bytes_max lies between 48 and 2^31")
+        self._group = group
+        requests_max = max(_REQUESTS_MAX, bytes_max // BATCH.size + 1)
+        self._rows = Arena(ENTRY.size + bytes_max)
+        self._waiting = Arena(requests_max * REQUEST.size)
+        self._immediate = Arena(requests_max * REQUEST.size)
+        self._notes = Arena(8 * batch_events_max + max(_NOTES_BYTES, bytes_max // 4))
+        self._out = Arena(_REPLY_ROOM_BYTES * 16 + 8 * batch_events_max)
+        self.cdata: Any = ffi.new("um_intake *")
+        self.cdata.rows.base = self._rows.base + ENTRY.size
+        self.cdata.rows.reserved = bytes_max
+        self._waiting.fill(self.cdata.waiting)
+        self._immediate.fill(self.cdata.immediate)
+        self._notes.fill(self.cdata.notes)
+        self.cdata.batch_events_max = batch_events_max
+        self._notes_words = ffi.cast("uint32_t *", self._notes.base)
+        self._out_c: Any = ffi.new("um_arena *")
+        self._runs: Any = ffi.new("uint32_t[]", 3 * _RUNS_MAX)
+        self._runs_view = memoryview(ffi.buffer(self._runs)).cast("I")
+        self._run_count: Any = ffi.new("uint32_t *")
+        self._next: Any = ffi.new("uint32_t *")
+        self._sealed = False
+        self._bundled = False
+        self._held = 0  # immediate requests from the front that are known to wait for the seal
+        self._owner: Any = None  # of the spans that the requests may be parts of; keeps their memory alive
+        self._spans: Any = ffi.NULL
+
+    @property
+    def batch_count(self) -> int:
+        return int(self.cdata.batch_count)
+
+    @property
+    def row_count(self) -> int:
+        return int(self.cdata.row_count)
+
+    @property
+    def used_bytes(self) -> int:
+        return int(self.cdata.rows.used)
+
+    @property
+    def immediate_count(self) -> int:
+        return int(self.cdata.immediate.used) // REQUEST.size
+
+    @property
+    def pending_count(self) -> int:
+        return int(self.cdata.waiting.used + self.cdata.immediate.used) // REQUEST.size
+
+    def belong_to(self, owner: Any) -> None:
+        """From now on a splitter of several groups fills this: requests hold its spans, and answers tell stamps."""
+        if self._owner is owner:
+            return
+        assert self._owner is None and not self.pending_count, "an intake has one splitter from the beginning"
+        self._owner, self._spans = owner, owner.spans_c
+        self.cdata.stamped = 1
+
+    # ---- taking ----
+
+    def take(self, catalog: Catalog, data: Bytes, frames: FrameTable, first: int, link: int) -> tuple[int, int]:
+        assert not self.cdata.frozen, "a sealed entry takes nothing"
+        assert isinstance(catalog, NativeCatalog)
+        assert isinstance(frames, NativeFrameTable)
+        pointer, count, rest = ffi.from_buffer(data), len(frames), self._next
+        stop = lib.um_intake_frames(
+            pointer, len(data), frames.cdata, first, count, catalog.cdata, link, self.cdata, rest
+        )
+        return stop, rest[0]
+
+    def add_bundle(self, body: Bytes, batch_count: int, row_count: int) -> tuple[int, int] | None:
+        assert not self.cdata.frozen, "a sealed entry takes nothing"
+        size, used = len(body), self.used_bytes
+        if not lib.um_batches_verify(ffi.from_buffer(body), size, batch_count, row_count):
+            raise ValueError("a bundle is not the batches that it was said to be")
+        if size > self.cdata.rows.reserved - used:
+            return None
+        place = self.batch_count, self.row_count
+        self._rows.view[ENTRY.size + used : ENTRY.size + used + size] = body
+        self.cdata.rows.used = used + size
+        self.cdata.batch_count += batch_count
+        self.cdata.row_count += row_count
+        return place
+
+    # ---- closing ----
+
+    def seal(self, group: int, index: int, term: int, stamp_ns: int, first_seq: int) -> memoryview:
+        assert group == self._group
+        assert not self.cdata.frozen, "an entry is sealed once"
+        body_len = self.used_bytes
+        entry = self._rows.view[: ENTRY.size + body_len]
+        ENTRY.pack_into(
+            entry, 0, 0, body_len, group, UM_ENTRY_BATCHES, self.batch_count, term, index, stamp_ns, first_seq,
+            self.row_count, 0, 0,
+        )  # fmt: skip
+        lib.um_entry_seal(ffi.cast("um_entry *", self._rows.base), self._rows.base + ENTRY.size)
+        self._place(stamp_ns if self.cdata.stamped else first_seq)
+        self._sealed = True
+        self.cdata.frozen = 1
+        return entry.toreadonly()
+
+    def bundle(self) -> tuple[Bytes, int, int]:
+        assert not self.cdata.frozen, "an entry is sealed or bundled once"
+        self._bundled = True
+        self.cdata.frozen = 1
+        body = self._rows.view[ENTRY.size : ENTRY.size + self.used_bytes].toreadonly()
+        return body, self.batch_count, self.row_count
+
+    def _place(self, first_seq: int) -> None:
+        """Write into every request what its answer needs to know of the entry (um_request.first_seq)."""
+        for arena, used in ((self._waiting, self.cdata.waiting.used), (self._immediate, self.cdata.immediate.used)):
+            words = arena.view[:used].cast("Q")
+            words[_FIRST_SEQ_WORD :: REQUEST.size // 8] = memoryview(array("Q", [first_seq]) * (used // REQUEST.size))
+
+    # ---- answering ----
+
+    def immediate(self) -> list[Reply]:
+        list_c = self.cdata.immediate
+        count = list_c.used // REQUEST.size
+        if self._sealed:
+            first, self._held = 0, 0
+        else:
+            first = self._held = self._hold_async(count)
+        list_c.used = self._held * REQUEST.size
+        return self._answer(self._immediate, first, count, ffi.NULL, ffi.NULL)
+
+    def _hold_async(self, count: int) -> int:
+        """Before the seal: put the immediate requests that must wait for it (async ones with a batch) in front of
+        the others. Returns how many they are; each request is looked at once."""
+        view = self._immediate.view
+        fresh = view[self._held * REQUEST.size : count * REQUEST.size]
+        if UM_NONE not in fresh.cast("I")[_BATCH_WORD :: REQUEST.size // 4]:  # refused requests have no batch either
+            return count
+        hold: list[bytes] = []
+        ready: list[bytes] = []
+        for at in range(0, len(fresh), REQUEST.size):
+            record = bytes(fresh[at : at + REQUEST.size])
+            (ready if int.from_bytes(record[4 * _BATCH_WORD :][:4], "little") == UM_NONE else hold).append(record)
+        fresh[:] = b"".join(hold + ready)
+        return self._held + len(hold)
+
+    def answers(self, applied: Applied) -> list[Reply]:
+        assert self.cdata.frozen, "answers come after the seal"
+        summaries, verdicts = applied.summaries_c, applied.verdicts_c  # type: ignore[attr-defined]  # NativeApplied's
+        if self._bundled:
+            said = applied.batch_count, applied.row_count
+            assert said == (self.batch_count, self.row_count), "these are answers to another bundle"
+            if self.cdata.stamped:
+                self._place(applied.stamp_ns)  # type: ignore[attr-defined]
+        count = self.cdata.waiting.used // REQUEST.size
+        self.cdata.waiting.used = 0
+        replies = self._answer(self._waiting, 0, count, summaries, verdicts)
+        if self._bundled and self.cdata.immediate.used:  # async requests have waited too
+            count, self.cdata.immediate.used, self._held = self.immediate_count, 0, 0
+            replies += self._answer(self._immediate, 0, count, summaries, verdicts)
+        return replies
+
+    def _answer(self, requests: Arena, first: int, count: int, summaries: Any, verdicts: Any) -> list[Reply]:
+        """Answers to requests[first:count]; neighbours on one link are joined."""
+        if first == count:
+            return []
+        records, notes, spans = ffi.cast("um_request *", requests.base), self._notes_words, self._spans
+        out, run_count = self._out_c, self._run_count
+        replies: list[Reply] = []
+        while first < count:
+            self._out.fill(out)
+            answered = lib.um_replies(
+                records, first, count, notes, summaries, verdicts, spans, out, self._runs, _RUNS_MAX, run_count
+            )
+            assert answered > 0, "the largest answer fits an empty buffer"
+            first += answered
+            self._cut_runs(run_count[0], replies)
+        return replies
+
+    def _cut_runs(self, run_count: int, replies: list[Reply]) -> None:
+        """Append the answers in the buffer to the replies, one piece per link."""
+        runs = self._runs_view[: 3 * run_count].tolist()
+        for link, offset, length in zip(runs[::3], runs[1::3], runs[2::3], strict=True):
+            data = bytes(self._out.view[offset : offset + length])
+            if replies and replies[-1].link == link:
+                data = replies.pop().data + data
+            replies.append(Reply(link, data))
+
+    def fail(self, v1_status: int, v1_payload: bytes, v2_status: int, v2_payload: bytes) -> list[Reply]:
+        assert len(v1_payload) + len(v2_payload) <= FAILURE_BYTES_MAX
+        v1, v2 = ffi.from_buffer(v1_payload), ffi.from_buffer(v2_payload)
+        fields = (v1, v2, v1_status, len(v1_payload), v2_status, len(v2_payload))
+        failure = ffi.new("um_failure *", fields)
+        out, run_count = self._out_c, self._run_count
+        replies: list[Reply] = []
+        for requests, list_c in ((self._waiting, self.cdata.waiting), (self._immediate, self.cdata.immediate)):
+            records, first, count = ffi.cast("um_request *", requests.base), 0, list_c.used // REQUEST.size
+            list_c.used = 0
+            while first < count:
+                self._out.fill(out)
+                failed = lib.um_fail(records, first, count, failure, self._spans, out, self._runs, _RUNS_MAX, run_count)
+                assert failed > 0, "the answer fits an empty buffer"
+                first += failed
+                self._cut_runs(run_count[0], replies)
+        self._held = 0
+        return replies
+
+    def clear(self) -> None:
+        if self._owner is not None:
+            for requests, list_c in ((self._waiting, self.cdata.waiting), (self._immediate, self.cdata.immediate)):
+                records = ffi.cast("um_request *", requests.base)
+                lib.um_spans_release(self._spans, records, list_c.used // REQUEST.size)
+        for arena in (self.cdata.rows, self.cdata.waiting, self.cdata.immediate, self.cdata.notes):
+            arena.used = 0
+        self.cdata.batch_count = 0
+        self.cdata.row_count = 0
+        self.cdata.frozen = 0
+        self._sealed = False
+        self._bundled = False
+        self._held = 0

@@ -1,0 +1,180 @@
+"""Those who look on: what the world reports goes to the ledger and to every invariant that has a hook for it.
+
+A step of a node is looked at once, here. Most steps change nothing of interest; where a log, a term or a commit index
+moved, or entries were applied, the invariants that ask for that are told (`moved`, `applied`).
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from unimeter.core.effects import Effect
+from unimeter.core.inputs import Input
+from unimeter.invariants import ALL
+from unimeter.sim.host import Host
+from unimeter.sim.invariant import Broken, Invariant
+from unimeter.sim.line import AnyResponse
+from unimeter.sim.marks import mark_process
+from unimeter.sim.requests import Request
+from unimeter.sim.world import Livelock
+
+if TYPE_CHECKING:
+    from unimeter.sim.runner import Run
+
+HOOKS = (
+    "booted", "stepped", "moved", "applied", "died", "halted", "broke", "settled", "answered_again", "stray", "garbled", "accepted",
+    "calmed", "finished",
+)  # fmt: skip
+
+
+class Watch:
+    """The `Watcher` of all hosts and the `Witness` of all clients of a run."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self.invariants: list[Invariant] = [kind(run) for kind in ALL]
+        self._hooks = {name: self._overriders(name) for name in HOOKS}
+        self._stepped = self._hooks["stepped"]
+        self._logs: dict[tuple[str, int], tuple[Any, ...]] = {}  # (host, group) -> incarnation and where its log is
+        self._applied: dict[tuple[str, int], tuple[int, int]] = {}  # (host, group) -> incarnation and index
+        self._served: dict[str, int] = {}  # host -> the incarnation that was ready last
+        self._replicated = run.cluster.replicated
+
+    def _overriders(self, name: str) -> list[Any]:
+        base = getattr(Invariant, name)
+        return [getattr(each, name) for each in self.invariants if getattr(type(each), name) is not base]
+
+    def each(self, hook: str, *args: Any) -> None:
+        for call in self._hooks[hook]:
+            call(*args)
+
+    def tell(self, name: str, *args: Any) -> None:
+        """Hooks that only some invariants have."""
+        for invariant in self.invariants:
+            call = getattr(invariant, name, None)
+            if call is not None:
+                call(*args)
+
+    def finish(self, canary: str | None) -> list[str]:
+        """Let every invariant judge the facts; the first that is broken is raised, the others are named in `also`."""
+        broken: list[Broken] = []
+        for call in self._hooks["finished"]:
+            try:
+                call()
+            except Broken as found:
+                broken.append(found)
+        if broken:
+            own = {kind.name() for kind in ALL if kind.canary == canary}
+            broken.sort(key=lambda found: found.invariant not in own)  # a canary's own invariant speaks first
+            self._run.also_broken = [found.invariant for found in broken[1:]]
+            raise broken[0]
+        return []
+
+    # ---- hosts ----
+
+    def booted(self, host: Host) -> None:
+        self.each("booted", host)
+
+    def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
+        node = host.node
+        if node is None:
+            return
+        if self._replicated:
+            self._run.faults.stepped(host)
+            replica = getattr(node, "replica", 0)
+            if replica:
+                host.replica = replica
+            self._look_at_logs(host, node)
+        if not node.ready:
+            return
+        for call in self._stepped:
+            call(host, event, effects)
+        self._look_at_states(host, node)
+
+    def _look_at_logs(self, host: Host, node: Any) -> None:
+        logs, name, incarnation = self._logs, host.name, host.incarnations
+        for number, group in enumerate(getattr(node, "groups", ())):
+            raft = getattr(group, "raft", None)
+            if raft is None:
+                continue
+            log = raft.log
+            now = (
+                incarnation, raft.term, raft.role, raft.vote, raft.commit, raft.stable_index, log.last_index, log.last_term,
+                len(raft.confs),
+            )  # fmt: skip
+            key = (name, number)
+            before = logs.get(key)
+            if now != before:
+                logs[key] = now
+                for call in self._hooks["moved"]:
+                    call(host, number, raft, before is None or before[0] != incarnation)
+
+    def _look_at_states(self, host: Host, node: Any) -> None:
+        applied, name, incarnation = self._applied, host.name, host.incarnations
+        for number, group in enumerate(node.groups):
+            now = (incarnation, group.applied_index)
+            key = (name, number)
+            before = applied.get(key)
+            if now != before:
+                applied[key] = now
+                for call in self._hooks["applied"]:
+                    call(host, number, now[1], before is None or before[0] != incarnation)
+
+    def died(self, host: Host, how: str) -> None:
+        mark_process(self._run, host)
+        self.each("died", host, how)
+
+    def halted(self, host: Host, reason: str | None) -> None:
+        """It is started again by whoever looks after it; what is broken beyond its own means is replaced first."""
+        run = self._run
+        self.each("halted", host, reason)
+        if reason is not None and any(name in reason for name in host.disk.image.tainted()):
+            self._repair(host)
+        elif reason is not None and host.flipped:
+            host.wipe()
+        run.faults.restart_later(host)
+
+    def _repair(self, host: Host) -> None:
+        """From a backup when there is only one node; by the other nodes when there are several."""
+        if self._replicated:
+            host.wipe()
+        else:
+            self._run.world.note("damaged files restored")
+            host.disk.image.repair()
+
+    def broke(self, host: Host, error: Exception) -> None:
+        if not isinstance(error, Broken | Livelock):
+            text = "".join(traceback.format_exception(error)[-6:])
+            self.each("broke", host, RuntimeError(f"{host.name}: {text}"))
+
+    # ---- clients ----
+
+    def made(self, request: Request) -> None:
+        for metric in request.metrics:
+            metric.outstanding += 1
+
+    def sent(self, request: Request) -> None:
+        self._run.ledger.sent(request)
+
+    def settled(self, request: Request) -> None:
+        for metric in request.metrics:
+            metric.outstanding -= 1
+            metric.unsettled = metric.unsettled or request.state == "unknown"
+        self.each("settled", request)
+
+    def answered_again(self, request: Request, response: AnyResponse) -> None:
+        self.each("answered_again", request, response)
+
+    def put_off(self, request: Request, code: str) -> None:
+        marks = self._run.marks
+        marks[f"put off: {code}"] = marks.get(f"put off: {code}", 0) + 1
+
+    def stray(self, client: str, response: AnyResponse) -> None:
+        self.each("stray", client, response)
+
+    def garbled(self, client: str, why: str) -> None:
+        self.each("garbled", client, why)
+
+    def accepted(self, client: str, data: bytes) -> None:
+        self.each("accepted", client, data)
