@@ -239,6 +239,23 @@ def test_rot_in_a_replica_makes_it_begin_anew_once_the_others_do_without(bench: 
     assert {clients.count(account, first=2) for account in range(16)} == {20}
 
 
+def test_rot_found_while_reading_old_entries_hands_over_and_begins_anew(bench: ClusterBench) -> None:
+    clients = Clients(bench)
+    clients.raw(1, v1_metric("calls"))
+    for n in range(40):
+        clients.anywhere(v1_ingest(*[v1_event("calls", account, 1, JAN_1 + n * 1000) for account in range(16)]))
+    number = bench.leader(0)
+    before = bench.machines[number].node.replica
+    segment = bench.machines[number].files["journal/0000000001.seg"]
+    for offset in range(4096 + 9000, 4096 + 10_000, 8):  # more than one record, and not only the padding of one
+        segment[offset] ^= 0x40
+    clients.raw(number, v1_usage(0, "calls", JAN_1 + 500, JAN_1 + 39_500), 3000)  # cuts an hour: reads the journal
+    bench.run(
+        40_000, lambda: bench.ready() and bench.machines[number].node.replica != before and _is_voter(bench, number)
+    )
+    assert {clients.count(account) for account in range(16)} == {40}
+
+
 def test_damaged_data_is_kept_while_the_others_cannot_do_without_it(bench: ClusterBench) -> None:
     clients = Clients(bench)
     clients.raw(1, v1_metric("calls"))

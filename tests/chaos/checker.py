@@ -321,12 +321,12 @@ def gap_around(acks: Sequence[float], at: float, window_s: float = 1.0) -> float
     return max(gaps) if gaps else None
 
 
-def outages(history: History) -> list[float]:
-    """Per leader that was killed and per group it led: how long no write to the group was acknowledged."""
+def outages(history: History, kind: str = "kill") -> list[float]:
+    """Per leader to which this was done and per group it led: how long no write to the group was acknowledged."""
     acks = {group: history.acks_of_writer(writer) for group, writer in enumerate(history.cast.writers(Kind.PROBE))}
     found = []
     for fault in history.faults:
-        if fault.kind == "kill":
+        if fault.kind == kind:
             found += [gap_around(acks[group], fault.since) for group in fault.leads if group in acks]
     return sorted(gap for gap in found if gap is not None)
 

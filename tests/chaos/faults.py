@@ -18,15 +18,25 @@ import asyncio
 import os
 import random
 import time
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.cluster import ChaosNode, Cluster
 from tests.chaos.history import UNKNOWN, Fault, History
 
 KINDS = ("kill", "stop", "cut", "slow", "wipe", "full_disk")
 WEIGHTS = {"kill": 4, "stop": 3, "cut": 4, "slow": 1, "wipe": 1, "full_disk": 1}
-SECONDS = {"kill": (0.2, 3.0), "stop": (0.1, 5.0), "cut": (0.2, 5.0), "slow": (0.5, 5.0), "full_disk": (10.0, 60.0)}
-WIPE_REST_S = 12.0  # between two wipes
+SECONDS = {
+    "kill": (0.2, 3.0),
+    "stop": (0.1, 5.0),
+    "cut": (0.2, 5.0),
+    "slow": (0.5, 5.0),
+    "wipe": (0.05, 2.0),
+    "full_disk": (10.0, 60.0),
+}
+WIPE_REST_S = 15.0  # between two wipes
+CALM_SECONDS_MAX = 70.0  # for all nodes to be whole after the last fault
 HEAL_SECONDS_MAX = 120.0
 BEYOND = 0.12
 FILLER = "filler"
@@ -53,6 +63,8 @@ class Faults:
         watch = asyncio.create_task(self.watch_leaders())
         try:
             while (now := time.monotonic()) < until:
+                if self.wipe_is_due():
+                    await self.begin_wipe()
                 self.strike()
                 await asyncio.sleep(min(self.every_s, until - now))
         finally:
@@ -64,37 +76,48 @@ class Faults:
             await asyncio.sleep(0.3)
 
     def strike(self) -> None:
-        choices = [kind for kind in self.kinds if kind != "wipe" or self.may_wipe()]
-        if not choices:
-            return
-        kind = self.random.choices(choices, [WEIGHTS[kind] for kind in choices])[0]
-        node = self.victim(kind)
-        if node is None:
-            return
-        low, high = SECONDS.get(kind, (0.2, 3.0))
+        kinds = [kind for kind in self.kinds if kind != "wipe"]
+        if kinds:
+            kind = self.random.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0]
+            node = self.victim(kind)
+            if node is not None:
+                self.begin(kind, node)
+
+    def begin(self, kind: str, node: ChaosNode) -> None:
+        low, high = SECONDS[kind]
         seconds = low * (high / low) ** self.random.random()  # short ones are as likely as long ones
         self.active[node.number].add(kind)
         self.counts[kind] = self.counts.get(kind, 0) + 1
         leads = tuple(group for group, leader in self.leads.items() if leader == node.number)
         fault = Fault(kind, node.number, time.monotonic(), leads=leads)
         self.history.faults.append(fault)
-        task = asyncio.create_task(self.inflict(kind, node, seconds, fault))
+        self.keep(self.inflict(kind, node, seconds, fault))
+
+    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    def may_wipe(self) -> bool:
-        calm = not any(self.active.values()) and all(
-            node.up and node.ready.is_set() for node in self.cluster.nodes.values()
-        )
+    def wipe_is_due(self) -> bool:
         rested = time.monotonic() - self.wiped_at > WIPE_REST_S
-        return calm and rested and not self.healing and len(self.cluster.nodes) > 1
+        return "wipe" in self.kinds and rested and not self.healing and len(self.cluster.nodes) > 1
+
+    async def begin_wipe(self) -> None:
+        """Nothing else begins until all is calm and every copy is where it belongs; then one of them goes."""
+        until = time.monotonic() + CALM_SECONDS_MAX
+        while any(self.active.values()) and time.monotonic() < until:
+            await asyncio.sleep(0.1)
+        missing = await self.cluster.await_whole(CALM_SECONDS_MAX)
+        if missing:
+            self.history.violations.append(f"after {CALM_SECONDS_MAX:.0f} s without faults: {missing}")
+            self.wiped_at = time.monotonic()
+        elif not any(self.active.values()):  # else: a disk is full for long; next time
+            self.begin("wipe", self.random.choice(list(self.cluster.nodes.values())))
 
     def victim(self, kind: str) -> ChaosNode | None:
         """A node to which this can be done now."""
         nodes = list(self.cluster.nodes.values())
         possible = [node for node in nodes if self.possible(kind, node)]
-        if kind == "wipe" or not possible:
-            return self.random.choice(possible) if possible else None
         hurt = [number for number, faults in self.active.items() if faults - {"full_disk"}]  # it bites late, or not
         tolerated = (len(nodes) - 1) // 2 if len(nodes) > 1 else 1
         if len(hurt) >= tolerated and self.random.random() > BEYOND:
@@ -105,7 +128,7 @@ class Faults:
         active = self.active[node.number]
         if kind in active or "wipe" in active:
             return False
-        if kind in ("kill", "stop", "wipe"):
+        if kind in ("kill", "stop"):
             return node.process is not None and node.ready.is_set() and not active & {"kill", "stop"}
         if kind in ("cut", "slow"):
             return self.cluster.proxied and not active & {"cut", "slow"}
@@ -123,7 +146,7 @@ class Faults:
             elif kind in ("cut", "slow"):
                 await self.cut(kind, node, seconds, fault)
             elif kind == "wipe":
-                await self.wipe(node, fault)
+                await self.wipe(node, seconds, fault)
             else:
                 await self.fill(node, seconds, fault)
         except Exception as error:
@@ -160,15 +183,11 @@ class Faults:
         finally:
             self.cluster.proxy.heal(routes, reset)
 
-    async def wipe(self, node: ChaosNode, fault: Fault) -> None:
-        missing = await self.cluster.whole()  # `wipe` itself is among the active
-        if missing or sum(map(bool, self.active.values())) > 1:
-            fault.kind, fault.detail = "wipe (not done)", missing
-            return
+    async def wipe(self, node: ChaosNode, seconds: float, fault: Fault) -> None:
         self.healing = f"node {node.number}"
         await self.cluster.kill(node)
         self.cluster.wipe(node)
-        await asyncio.sleep(self.random.uniform(0.0, 1.0))
+        await asyncio.sleep(seconds)
         await self.cluster.launch(node)
         await self.cluster.await_ready(node)
         self.active[node.number].add("healing")

@@ -46,7 +46,11 @@ async def chaos(options: Options, report: Report = say) -> Outcome:
         await faults.settle()
         gaps = checker.outages(stage.history)
         stage.figures |= {"faults": faults.counts, "leader_kills": len(gaps), **spread("outage", gaps)}
-        report(f"faults: {faults.counts}; writes of a killed leader's group stood still for {table(gaps)}")
+        report(f"faults: {faults.counts}; writes of a killed leader's groups stood still for {table(gaps)}")
+        for kind in ("stop", "cut"):
+            gaps = checker.outages(stage.history, kind)
+            stage.figures |= spread(f"{kind}_outage", gaps)
+            report(f"  {kind}: {table(gaps)}")
 
     return await perform(options, act, full_disks="full_disk" in options.faults, report=report)
 

@@ -55,6 +55,7 @@ class Workload:
         self.rate = rate  # events a second, all writers together
         self.random = random.Random(seed)
         self.writing = True
+        self.over = asyncio.Event()  # no longer writing
         self.reading = True
         self.next = [0] * len(history.cast.kinds)
         self.tasks: list[asyncio.Task[None]] = []
@@ -116,6 +117,7 @@ class Workload:
     async def finish(self, seconds: float) -> int:
         """No new batches; wait for the answers to those on their way. Returns how many tasks had to be cancelled."""
         self.writing = False
+        self.over.set()
         unfinished = await self.gather(self.tasks, seconds)
         self.reading = False
         return unfinished + await self.gather(self.read_tasks, READ_SECONDS + 5)
@@ -138,10 +140,11 @@ class Workload:
 
     async def paced(self, writer: int, count: int) -> None:
         """Wait as long as `count` events may take at this writer's rate."""
-        if self.history.cast.kinds[writer] == Kind.PROBE:
-            await asyncio.sleep(PROBE_PAUSE_S)
-        else:
-            await asyncio.sleep(count / self.rates[writer] * IN_FLIGHT[self.history.cast.kinds[writer]])
+        kind = self.history.cast.kinds[writer]
+        seconds = PROBE_PAUSE_S if kind == Kind.PROBE else count / self.rates[writer] * IN_FLIGHT[kind]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.over.wait()
 
     def take(self, writer: int, kind: Kind) -> tuple[int, int]:
         count = 1 if kind == Kind.PROBE else self.random.choice(self.sizes)

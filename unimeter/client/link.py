@@ -114,7 +114,7 @@ class Link(asyncio.Protocol):
 
     def start(self, request_id: int, frame: bytes) -> asyncio.Future[Response]:
         """Send one request. The future holds its answer, or LinkLost; cancel it to stop waiting."""
-        if not self.alive or self._transport is None:
+        if not self.alive or self._transport is None or self._transport.is_closing():
             raise LinkLost(self.address, self._cause)
         waiter: asyncio.Future[Response] = self._loop.create_future()
         assert request_id not in self._waiting

@@ -67,6 +67,8 @@ class Cluster:
         self._divergence = divergence
         self.reports: dict[int, GroupReport] = {}  # of groups, by number
         self._versions: dict[int, int] = {}  # node id -> its newest catalog
+        self.unfit = False  # this node should not lead: its disk is full, or it cannot read its journal
+        self.unfit_nodes: set[int] = set()  # those that say so of themselves
         self._next_gossip_ns = 0
         self._told: tuple[Any, ...] = ()  # what the last gossip was made of
         self._roles: list[tuple[int, Role, int]] = [(0, Role.FOLLOWER, 0)] * len(groups)
@@ -110,8 +112,15 @@ class Cluster:
         self._bundles.link_lost(peer.link)
         if peer.node_id and self.peers.of_node(peer.node_id) is None:
             self._versions.pop(peer.node_id, None)
+            self.unfit_nodes.discard(peer.node_id)
             self.topology.lost(peer.node_id)
             self._replication.peer_down(now_ns, peer.replica)
+
+    def may_lead(self, node_id: int) -> bool:
+        """Is it there, and fit to lead?"""
+        if node_id == self._config.node_id:
+            return not self.unfit
+        return self.peers.of_node(node_id) is not None and node_id not in self.unfit_nodes
 
     def node_of(self, replica: int) -> int:
         """Node id of a replica, 0 if it is nowhere to be found."""
@@ -131,7 +140,9 @@ class Cluster:
         self._divergence.turn()
         if not len(self.peers):
             return NEVER_NS
-        changed = (self.topology.epoch, self._catalog_version(), self.topology.registry.version, self._confs())
+        changed = (
+            self.topology.epoch, self._catalog_version(), self.topology.registry.version, self._confs(), self.unfit
+        )  # fmt: skip
         due = now_ns >= self._next_gossip_ns
         if changed != self._told or due:
             self._told = changed
@@ -173,7 +184,8 @@ class Cluster:
         return max(group.catalog.version for group in self._groups)
 
     def _least_catalog(self) -> int:
-        return min([self._versions.get(peer.node_id, 0) for peer in self.peers], default=2**63)
+        fellows = (peer for peer in self.peers if peer.cluster_id == self.cluster_id and not peer.damaged)
+        return min([self._versions.get(peer.node_id, 0) for peer in fellows], default=2**63)
 
     def _confs(self) -> tuple[Any, ...]:
         led = (group for group in self._groups if group.raft.role is Role.LEADER)
@@ -214,7 +226,7 @@ class Cluster:
                     group.catalog.version,
                 ]
             )
-        body: dict[str, Any] = {"catalog": self._catalog_version(), "leads": leads}
+        body: dict[str, Any] = {"catalog": self._catalog_version(), "leads": leads, "unfit": self.unfit}
         known = self.topology.registry
         if known.version:
             body["registry"] = known.encode()
@@ -227,6 +239,7 @@ class Cluster:
 
     def _gossiped(self, now_ns: int, peer: Peer, body: dict[str, Any]) -> None:
         self._versions[peer.node_id] = body["catalog"]
+        (self.unfit_nodes.add if body.get("unfit") else self.unfit_nodes.discard)(peer.node_id)
         if "registry" in body:
             self.learn_registry(body["registry"])
         for number, term, voters, learners, outgoing, settled, commit, index, behind, catalog in body["leads"]:

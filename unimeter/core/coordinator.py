@@ -143,7 +143,7 @@ class Coordinator:
         usable = self._usable()
         holds = {node.replica: 0 for node in usable}
         for report in self._reports():
-            for replica in {*report.voters, *report.learners}:
+            for replica in (*report.voters, *report.learners):
                 if replica in holds:
                     holds[replica] += 1
         busy = [n for n, report in self._cluster.reports.items() if not report.settled or report.outgoing]
@@ -218,7 +218,13 @@ class Coordinator:
                 leads[report.node_id] += 1
         for number in sorted(self._cluster.reports):
             report = self._cluster.reports[number]
-            heirs = [n for n in usable if n.replica in report.voters and n.node_id != report.node_id]
+            heirs = [
+                node
+                for node in usable
+                if node.replica in report.voters
+                and node.node_id != report.node_id
+                and self._cluster.may_lead(node.node_id)
+            ]
             if not heirs:
                 continue
             heir = min(heirs, key=lambda node: (leads[node.node_id], node.node_id))

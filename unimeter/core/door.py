@@ -87,26 +87,19 @@ class Door:
         refusal = self.write_refusal(len(data))
         catalog = self._service.catalog.compiled
         opened = [group.open for group in self._groups]
-        local = bytearray(group.leading for group in self._groups)  # whose events are taken here
+        whose = self._whose()
         count = len(frames)
         at = 0
         while at < count:
-            trouble = refusal
+            trouble: Refused | None = refusal
             if refusal is None:
-                stop, at = self._splitter.take(catalog, data, frames, at, link, opened, bytes(local))
+                stop, at = self._splitter.take(catalog, data, frames, at, link, opened, whose)
                 if stop == layout.UM_STOP_END:
                     break
                 if stop == layout.UM_STOP_MALFORMED:
                     self._answer_now()
                     return False
-                trouble = ENTRY_FULL
-                if stop == layout.UM_STOP_ELSEWHERE:
-                    wanted = self._wanted()
-                    trouble = self._elsewhere(wanted)
-                    if trouble is None:
-                        for group in wanted:
-                            local[group] = 1
-                        continue
+                trouble = self._elsewhere() if stop == layout.UM_STOP_ELSEWHERE else ENTRY_FULL
             frame = frames[at]
             at += 1
             if _is_ingest(frame):
@@ -120,22 +113,33 @@ class Door:
             return False
         return True
 
-    def _wanted(self) -> list[int]:
-        """The groups of the request at which the kernel stopped."""
-        return [group for group in range(len(self._groups)) if self._splitter.groups_wanted >> group & 1]
+    def _whose(self) -> bytes:
+        """For each group 1: led here; 0: nobody that is known leads it; else a number for each node that leads."""
+        topology, own = self._topology, self._topology.node_id
+        nodes = [own, *topology.registry.nodes]
+        labels = bytearray()
+        for group in self._groups:
+            leader = topology.leader(group.number)
+            if group.leading:
+                labels.append(1)
+            elif leader == own or not topology.address(leader):
+                labels.append(0)
+            else:
+                labels.append(1 + nodes.index(leader))
+        return bytes(labels)
 
-    def _elsewhere(self, wanted: list[int]) -> Refused | None:
-        """A request has events of these groups, and this node does not lead all of them. None: it will be split."""
-        leaders = [self._topology.leader(group) for group in wanted]
-        for group, leader in zip(wanted, leaders, strict=True):
-            if not self._topology.address(leader) or (
-                leader == self._topology.node_id and not self._groups[group].leading
+    def _elsewhere(self) -> Refused:
+        """Why the request at which the kernel stopped is not for this node: all of it belongs to one other, or somebody
+        is missing."""
+        wanted = [group.number for group in self._groups if self._splitter.groups_wanted >> group.number & 1]
+        for group in wanted:
+            leader = self._topology.leader(group)
+            if not self._groups[group].leading and (
+                leader == self._topology.node_id or not self._topology.address(leader)
             ):
                 return no_leader(group)
-        if all(leader == leaders[0] for leader in leaders):
-            self.redirected += 1
-            return Elsewhere(wanted[0], self._topology.address(leaders[0]))
-        return None
+        self.redirected += 1
+        return Elsewhere(wanted[0], self._topology.leader_address(wanted[0]))
 
     def _answer_now(self) -> None:
         for group in self._groups:

@@ -76,6 +76,12 @@ class Links:
                 self._out.close(link)
                 self.dropped(link)
 
+    def close_all(self) -> None:
+        """Hang up on everybody at once: who asked something will ask elsewhere."""
+        for link in sorted(self._open):
+            self._out.close(link)
+            self.dropped(link)
+
     def watch(self, link: int, protocol: int) -> None:
         """Tell this link, in its protocol, when leaders change."""
         self._watchers[link] = protocol

@@ -8,7 +8,7 @@ leader is given again to the next one. Each step is an entry of the log; the nex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from unimeter.core.calls import Done
@@ -80,12 +80,16 @@ class Moves:
             )
         done({})
 
-    def heir(self, group: Group) -> int:
-        """The follower that is best fit to lead, 0 when there is none."""
+    def heir(self, group: Group, fit_to_lead: Callable[[int], bool]) -> int:
+        """The follower that had best lead, of those that are fit; 0 when there is none, or when this node does not lead."""
         raft = group.raft
         if raft.role is not Role.LEADER:
             return 0
-        fit = [(progress.match, replica) for replica, progress in raft.progress.items() if replica in raft.conf.voters]
+        fit = [
+            (progress.match, replica)
+            for replica, progress in raft.progress.items()
+            if replica in raft.conf.voters and fit_to_lead(replica)
+        ]
         return max(fit, default=(0, 0))[1]
 
 

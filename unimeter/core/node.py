@@ -204,11 +204,7 @@ class Node:
             self._begin(found)
             return
         if isinstance(found, Unusable):
-            self._rejoin = Rejoin(
-                self._kernels, self.config, found, self._flows, self._prng, self._notice, self._begin_anew
-            )
-            self._replica, self._founding = found.identity.replica, found.founding
-            self._peers.learn_registry(found.founding.registry())
+            self._await_rejoin(found)
         else:
             self._newcomer = Newcomer(self.config, self._limits, found.cluster_id, found.replica)
             self._replica = found.replica
@@ -233,6 +229,22 @@ class Node:
         for peer in list(self._peers):
             if peer.cluster_id == found.founding.cluster_id:
                 self.serving.cluster.peer_up(self._now.monotonic_ns, peer)
+        self._wake()
+
+    def _await_rejoin(self, found: Unusable) -> None:
+        self._rejoin = Rejoin(
+            self._kernels, self.config, found, self._flows, self._prng, self._notice, self._begin_anew
+        )  # fmt: skip
+        self._replica, self._founding = found.identity.replica, found.founding
+        self._peers.learn_registry(found.founding.registry())
+
+    def _retire(self, serving: Serving) -> None:
+        """The node has found, while serving, that it cannot read what it has; the others do without it now."""
+        found = serving.recovered
+        self.serving, self.ready = None, False
+        self._links.close_all()
+        self._await_rejoin(Unusable(found.identity, found.founding, serving.files(), serving.retired, False))
+        self._peers.introduce(self._hello)
         self._wake()
 
     def _no_room_to_start(self) -> None:
@@ -336,6 +348,9 @@ class Node:
         self._next_ns = self._peers.turn(now_ns)
         if self.serving is not None:
             self._next_ns = min(self._next_ns, self.serving.turn())
+            if self.serving.retired:
+                self._retire(self.serving)
+                return
             if not self.ready and self.serving.topology.complete():
                 self.ready = True
             self._links.close_leaving(self.serving.past)

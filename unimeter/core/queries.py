@@ -51,6 +51,7 @@ class Reads:
         self._next_token = 1
         self._waiting: deque[tuple[int, Run, Fail]] = deque()  # waiting for apply
         self._scans: deque[Flow[None]] = deque()
+        self.unreadable: Callable[[str], None] = lambda _why: None  # told when a scan finds damage
         self.scans_active = 0
         self.scans_started = 0
 
@@ -131,6 +132,7 @@ class Reads:
                 fail(too_many_groups(self._config.query_groups_max))
             except (Corrupt, ReadFailed) as error:
                 fail(unreadable(error))
+                self.unreadable(str(error))
 
         return scan()
 
@@ -162,6 +164,7 @@ class Reads:
                 answer(found)
             except (Corrupt, ReadFailed) as error:
                 fail(unreadable(error))
+                self.unreadable(str(error))
 
         return run()
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from unimeter.config import KIB, NodeConfig
+from unimeter.core import identity
 from unimeter.core.bundles import Bundles
 from unimeter.core.calls import Calls, Done
 from unimeter.core.catalog_sync import CatalogSync
@@ -97,6 +98,9 @@ class Serving:
         self._started_ns = now.monotonic_ns
         self._stopping = False
         self._stop_by_ns = NEVER_NS
+        self._unreadable = ""  # why this node should begin anew
+        self._hand_over_ns = 0  # not before: try again to let others lead
+        self.retired = ""  # nothing is under way, nothing led: it may end, for this reason
         self._first = 0  # the group whose turn it is to be first in a record
         self._saving: list[Saving] = []  # what the record in flight, or held, consists of
         self._held: tuple[list[Bytes], int] | None = None  # entries of a record that waits for the next segment, stamp
@@ -155,7 +159,9 @@ class Serving:
         self._front_v2.operate = lambda body, done: self._ask(0, "cluster", body, done)
         self.door.write_refusal = self._write_refusal
         self.replication.start_flow = self._start_flow
-        self.replication.unreadable = lambda why: self._notice(f"the journal cannot be read: {why}")
+        self.replication.unreadable = self._found_unreadable
+        for reads in self.reads:
+            reads.unreadable = self._found_unreadable
         self.divergence.halt = self._diverged
         self.divergence.notice = self._notice
         self.cluster.notice = self._notice
@@ -177,6 +183,9 @@ class Serving:
         self.replication.tick(now_ns)
         self._apply()
         self._upkeep.turn(now_ns)
+        self._mind_fitness()
+        if self.retired:
+            return NEVER_NS
         self._lead()
         if not self._flush():
             self._order()
@@ -380,14 +389,52 @@ class Serving:
         """Hand over what this node leads, finish what is under way, write a checkpoint, halt."""
         self._stopping = True
         self._stop_by_ns = self.now.monotonic_ns + 2 * self._config.election_max_ns
+        self.cluster.unfit = True
+        self._hand_over()
+
+    def _hand_over(self) -> bool:
+        """Let others lead what this node leads. True: it leads nothing."""
+        leads_nothing = True
         for group in self.groups:
-            heir = self.moves.heir(group)
-            if heir:
-                group.raft.transfer(self.now.monotonic_ns, heir)
+            if group.raft.role is Role.LEADER:
+                leads_nothing = False
+                heir = self.moves.heir(group, lambda replica: self.cluster.may_lead(self.cluster.node_of(replica)))
+                if heir:
+                    group.raft.transfer(self.now.monotonic_ns, heir)
+        return leads_nothing
+
+    def _mind_fitness(self) -> None:
+        """A node that can take nothing in, or cannot read what it has, lets others lead while that is so."""
+        full = self._upkeep.disk_full and not self.journal.next_segment_ready
+        self.cluster.unfit = full or self._stopping or bool(self._unreadable)
+        if not self.cluster.unfit or self.now.monotonic_ns < self._hand_over_ns:
+            return
+        self._hand_over_ns = self.now.monotonic_ns + self._config.election_min_ns
+        if self._hand_over() and self._unreadable and self._idle() and not self._upkeep.busy:
+            self.retired = self._unreadable
+
+    def _found_unreadable(self, why: str) -> None:
+        """Durable records cannot be read. Where there are others who have them, this node begins anew (rejoin.py)."""
+        if self._unreadable:
+            return
+        self._notice(f"the journal cannot be read: {why}")
+        if any(len(group.raft.conf.electorate()) > 1 for group in self.groups):
+            self._unreadable = why
+            self.mark_reached("found_unreadable")
+            for group in self.groups:
+                group.raft.mute = True
+            self._start_flow(self._upkeep.condemn(self.recovered))
+
+    def _idle(self) -> bool:
+        return self.journal.flying is None and self._held is None
+
+    def files(self) -> list[str]:
+        """What the directory holds."""
+        return [identity.FILE, identity.FOUNDING_FILE, *self._upkeep.files()]
 
     def _drain(self) -> None:
         """Stopping: once nothing is under way (or nothing more can be had), write a last checkpoint, then halt cleanly."""
-        if self.journal.flying is not None or self._held is not None or self._upkeep.checkpointing:
+        if not self._idle() or self._upkeep.checkpointing:
             return
         in_time = self.now.monotonic_ns < self._stop_by_ns
         busy = any(g.has_work() or g.waits() or (g.raft.heir and g.raft.role is Role.LEADER) for g in self.groups)

@@ -54,6 +54,16 @@ class Upkeep:
         self.checkpoints_written = 0
         self.no_space_count = 0
 
+    @property
+    def busy(self) -> bool:
+        """Is it writing or deleting files?"""
+        return self.checkpointing or self._creating
+
+    def files(self) -> list[str]:
+        """Every file of the journal, and every checkpoint."""
+        segments = self._journal.position.segment + 1  # the next one may be there already; deleting it does no harm
+        return [*(segment_file(n) for n in range(1, segments + 1)), *self._checkpoints, *self._stale]
+
     def bytes_since_checkpoint(self) -> int:
         return self._journal.bytes_written - self._checkpointed_bytes
 

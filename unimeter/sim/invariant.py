@@ -61,6 +61,9 @@ class Invariant:
     def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
         """A node that is ready made a step."""
 
+    def acted(self, host: Host, event: Input, effects: list[Effect]) -> None:
+        """A node of a cluster made a step, ready or not."""
+
     def moved(self, host: Host, group: int, raft: Any, fresh: bool) -> None:
         """A replica's term, vote, role or log has changed; `fresh`: for the first time in this process."""
 

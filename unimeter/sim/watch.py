@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from unimeter.sim.runner import Run
 
 HOOKS = (
-    "booted", "stepped", "moved", "applied", "died", "halted", "broke", "settled", "answered_again", "stray", "garbled", "accepted",
+    "booted", "stepped", "acted", "moved", "applied", "died", "halted", "broke", "settled", "answered_again", "stray", "garbled", "accepted",
     "calmed", "finished",
 )  # fmt: skip
 
@@ -84,8 +84,11 @@ class Watch:
             self._run.faults.stepped(host)
             replica = getattr(node, "replica", 0)
             if replica:
-                host.replica = replica
-            self._look_at_logs(host, node)
+                if replica != host.replica:
+                    host.replica, host.flipped = replica, False  # another directory, another memory
+                self._look_at_logs(host, node)
+                for call in self._hooks["acted"]:
+                    call(host, event, effects)
         if not node.ready:
             return
         for call in self._stepped:
@@ -131,8 +134,6 @@ class Watch:
         self.each("halted", host, reason)
         if reason is not None and any(name in reason for name in host.disk.image.tainted()):
             self._repair(host)
-        elif reason is not None and host.flipped:
-            host.wipe()
         run.faults.restart_later(host)
 
     def _repair(self, host: Host) -> None:

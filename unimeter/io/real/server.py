@@ -84,6 +84,7 @@ class Server:
         self._stopping = False
         self._halted = False
         self._complained = 0.0
+        self._wanted_indexes: dict[int, int] = {}  # by group
         self._disk = self._open_disk(options.data_dir)
         try:
             self._assemble(options)
@@ -184,16 +185,28 @@ class Server:
         now = time.monotonic()
         if self._stopping or self._halted:
             return
-        if self._node.ready:
+        if self._node.ready and self._caught_up():
             self._watched(self._serve(now - began))
             return
         if now >= next_line:
             next_line = now + PROGRESS_SECONDS
-            line = f"{'starting' if self._options.members else 'recovering'}: {self._node.progress}"
+            line = f"{'starting' if self._options.members else 'recovering'}: {self._progress()}"
             if line != said or now - said_at >= PROGRESS_SAME_SECONDS:
                 say(line)
                 said, said_at = line, now
         self._loop.call_later(READY_POLL_SECONDS, self._await_ready, began, next_line, said, said_at)
+
+    def _caught_up(self) -> bool:
+        """Is everything applied that the groups led here had when the node became ready? A new leader knows what is
+        committed only after its first entry is."""
+        rows = self._node.group_figures()
+        if not self._wanted_indexes:
+            self._wanted_indexes = {row["group"]: row["last"] for row in rows}
+        led = (row for row in rows if row["role"] == "leader")
+        return all(row["applied"] >= self._wanted_indexes[row["group"]] for row in led)
+
+    def _progress(self) -> str:
+        return "applying what was recovered" if self._node.ready else self._node.progress
 
     def _report_notices(self) -> None:
         """Say what the node has to tell its operator, now and from time to time."""
@@ -202,8 +215,7 @@ class Server:
             self._loop.call_later(NOTICES_POLL_SECONDS, self._report_notices)
 
     def _say_notices(self) -> None:
-        take = getattr(self._node, "take_notices", None)
-        for notice in take() if take is not None else ():
+        for notice in self._node.take_notices():
             say(notice)
 
     async def _serve(self, took_seconds: float) -> None:
@@ -310,8 +322,12 @@ class Server:
             "peer_sent_bytes": network.peer_sent_bytes,
             "peers_cut_off": network.peers_cut_off,
         }
-        groups = getattr(node, "group_figures", None)
-        rows = groups() if groups is not None and node.ready else []
         return Snapshot(
-            status, node.progress, node.counters(), self._disk.figures, figures, self._options.node_id, rows
+            status,
+            node.progress,
+            node.counters(),
+            self._disk.figures,
+            figures,
+            self._options.node_id,
+            node.group_figures(),
         )

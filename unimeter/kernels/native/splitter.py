@@ -44,7 +44,7 @@ class NativeSplitter:
         self._cdata: Any = self._spans.splitter_c
         lib.um_splitter_init(self._cdata, group_count)
         self._next: Any = ffi.new("uint32_t *")
-        self._intakes: Sequence[Intake] = ()  # of the last call, and where their structs are
+        self._intakes: list[Intake] = []  # of the last call, and where their structs are
         self._intakes_c: Any = ffi.new("um_intake *[]", group_count)
         self._staging: Arena | None = None
         self._notes: Arena | None = None
@@ -72,8 +72,9 @@ class NativeSplitter:
         assert len(intakes) == len(local) == self._group_count
         assert isinstance(catalog, NativeCatalog)
         assert isinstance(frames, NativeFrameTable)
-        if self._intakes != intakes:
-            self._meet(intakes)
+        opened = list(intakes)
+        if opened != self._intakes:
+            self._meet(opened)
         size = len(data)
         if self._staging is None or self._staging.reserved_bytes < size + BATCH.size:
             self._staging = Arena(max(_STAGING_BYTES_MIN, 2 * size + BATCH.size))
@@ -86,7 +87,7 @@ class NativeSplitter:
         assert stop != UM_NONE, "a sealed entry takes nothing"
         return stop, rest[0]
 
-    def _meet(self, intakes: Sequence[Intake]) -> None:
+    def _meet(self, intakes: list[Intake]) -> None:
         """Other intakes than last time: note where they are."""
         for group, intake in enumerate(intakes):
             assert isinstance(intake, NativeIntake)
@@ -96,7 +97,7 @@ class NativeSplitter:
             self._intakes_c[group] = intake.cdata
             if self._group_count > 1:
                 intake.belong_to(self._spans)
-        self._intakes = list(intakes)
+        self._intakes = intakes
 
     def _reserve(self, batch_events_max: int) -> None:
         self._events_max = batch_events_max
