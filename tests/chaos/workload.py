@@ -308,6 +308,8 @@ class Workload:
                     self.history.violations.append(f"{count} v1 events were answered with {stored}")
                 return stored
             self.history.note(f"v1 ingest answered with status {answer.status}")
+            if answer.status == v1.UNKNOWN_METRIC:
+                self.history.violations.append(f"{address} refused v1 events as of an unknown metric")
             address = self.random.choice(self.addresses())
             await asyncio.sleep(0.05)
 
@@ -382,6 +384,8 @@ class Workload:
                     self.reads += 1
                 else:
                     self.history.note(f"v1 query answered with status {answer.status}")
+                    if answer.status == v1.UNKNOWN_METRIC:
+                        self.history.violations.append(f"{address} knows nothing of a metric that is asked for")
             await asyncio.sleep(READ_PAUSE_S)
         fleet.close()
 

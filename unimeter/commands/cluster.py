@@ -19,8 +19,10 @@ from unimeter.commands.members import NODE_ID_MAX, address_of
 from unimeter.errors import Unavailable, UnimeterError
 
 POLL_SECONDS = 0.5
+TRANSFER_POLL_SECONDS = 0.1  # the cluster may balance its leaders again at once
+TRANSFER_AGAIN_SECONDS = 2.0  # a transfer that a busy cluster gave up is asked for again
 REQUEST_SECONDS_MAX = 15.0
-TRANSFER_SECONDS_MAX = 10.0
+TRANSFERS_MAX = 5
 EXIT_FAILED = 1
 T = TypeVar("T")
 
@@ -57,7 +59,12 @@ class Admin:
     async def status(self) -> ClusterStatus:
         return decode_status(await self.ask("status"))
 
-    async def until(self, done: Callable[[ClusterStatus], bool], words: Callable[[ClusterStatus], str]) -> None:
+    async def until(
+        self,
+        done: Callable[[ClusterStatus], bool],
+        words: Callable[[ClusterStatus], str],
+        poll_seconds: float = POLL_SECONDS,
+    ) -> None:
         """Watch until it is done, and say how far it is whenever that changes. A cluster that cannot answer now (a
         node that is stopping, an election) is asked again."""
         said = ""
@@ -73,7 +80,7 @@ class Admin:
             if line != said:
                 typer.echo(line, err=True)
                 said = line
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(poll_seconds)
 
 
 def _run(servers: str, work: Callable[[Admin], Coroutine[Any, Any, T]]) -> T:
@@ -222,16 +229,23 @@ def transfer(
     def there(seen: ClusterStatus) -> bool:
         return any(found.group == group and found.leader == to for found in seen.groups)
 
+    def words(_: ClusterStatus) -> str:
+        return f"waiting for node {to} to lead group {group}"
+
     async def work(admin: Admin) -> None:
-        await admin.ask("transfer", group=group, to=to)
-        try:
-            async with asyncio.timeout(TRANSFER_SECONDS_MAX):
-                await admin.until(there, lambda _: f"waiting for node {to} to lead group {group}")
-        except TimeoutError:
+        for _ in range(TRANSFERS_MAX):
+            await admin.ask("transfer", group=group, to=to)
+            try:
+                async with asyncio.timeout(TRANSFER_AGAIN_SECONDS):
+                    await admin.until(there, words, TRANSFER_POLL_SECONDS)
+                break
+            except TimeoutError:
+                continue
+        else:
             raise UnimeterError(
-                f"node {to} does not lead group {group} after {TRANSFER_SECONDS_MAX:.0f} s; "
-                "it may be behind: see `unimeter cluster status`"
-            ) from None
+                f"node {to} does not lead group {group} after {TRANSFERS_MAX} tries; it may be behind, or not be among "
+                "the group's voters: see `unimeter cluster status`"
+            )
         typer.echo(f"node {to} leads group {group}")
 
     _run(server, work)

@@ -35,6 +35,7 @@ class GroupReport:
     learners: tuple[int, ...]
     outgoing: tuple[int, ...]
     settled: bool  # its configuration is committed
+    conf_index: int
     commit: int
     index: int
     behind: dict[int, int] = field(default_factory=dict)  # replica -> entries that it lacks, as far as the leader knows
@@ -67,6 +68,8 @@ class Cluster:
         self._divergence = divergence
         self.reports: dict[int, GroupReport] = {}  # of groups, by number
         self._versions: dict[int, int] = {}  # node id -> its newest catalog
+        self.mute = False  # this node's replicas must not vote, or be elected
+        self._left: dict[int, int] = {}  # group -> index of a committed configuration without this node's replica
         self.unfit = False  # this node should not lead: its disk is full, or it cannot read its journal
         self.unfit_nodes: set[int] = set()  # those that say so of themselves
         self._next_gossip_ns = 0
@@ -157,6 +160,8 @@ class Cluster:
     def _look(self, group: Group) -> None:
         """What Raft knows of the group's leader."""
         raft = group.raft
+        # a replica that was taken out may not have heard of it, and would ask to be elected for ever
+        raft.mute = self.mute or raft.conf_index < self._left.get(group.number, 0)
         seen = (raft.term, raft.role, raft.leader)
         if seen == self._roles[group.number]:
             return
@@ -206,6 +211,7 @@ class Cluster:
                 conf.learners,
                 conf.outgoing,
                 raft.conf_index <= raft.commit,
+                raft.conf_index,
                 raft.commit,
                 raft.log.last_index,
                 behind,
@@ -220,6 +226,7 @@ class Cluster:
                     list(conf.learners),
                     list(conf.outgoing),
                     report.settled,
+                    raft.conf_index,
                     raft.commit,
                     raft.log.last_index,
                     behind,
@@ -242,18 +249,21 @@ class Cluster:
         (self.unfit_nodes.add if body.get("unfit") else self.unfit_nodes.discard)(peer.node_id)
         if "registry" in body:
             self.learn_registry(body["registry"])
-        for number, term, voters, learners, outgoing, settled, commit, index, behind, catalog in body["leads"]:
+        for number, term, voters, learners, outgoing, settled, conf_index, commit, index, behind, catalog in body[
+            "leads"
+        ]:
             if number >= len(self._groups):
                 raise BadFrame(f"group {number} does not exist")
             self.topology.learn_leader(number, term, peer.node_id)
             self._catalogs.learn(number, catalog)
-            self._report(
-                number,
-                GroupReport(
-                    term, peer.node_id, tuple(voters), tuple(learners), tuple(outgoing), settled, commit, index, behind,
-                    now_ns,
-                ),
+            report = GroupReport(
+                term, peer.node_id, tuple(voters), tuple(learners), tuple(outgoing), settled, conf_index, commit, index,
+                behind, now_ns,
             )  # fmt: skip
+            self._report(number, report)
+            raft = self._groups[number].raft
+            if settled and not outgoing and raft.replica not in (*voters, *learners):
+                self._left[number] = max(conf_index, self._left.get(number, 0))
 
     def figures(self) -> list[dict[str, Any]]:
         """For operators: one map per group."""

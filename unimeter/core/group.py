@@ -122,8 +122,9 @@ class Group:
 
     @property
     def leading(self) -> bool:
-        """May requests go into the open entry?"""
-        return self.raft.accepting
+        """May requests go into the open entry? Only once an entry of its own term is applied here: then this node knows
+        every metric that anybody was told of."""
+        return self.raft.accepting and self.applied_term == self.raft.term
 
     @property
     def term(self) -> int:

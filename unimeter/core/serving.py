@@ -48,6 +48,7 @@ from unimeter.kernels import layout
 from unimeter.kernels.api import Bytes, Kernels, Limits
 
 STOPPING = Refused("overloaded", "the node is stopping", "try again when it is back")
+LEAVING = Refused("no_leader", "the node is stopping", "ask another node of the cluster")
 DISK_FULL = Refused(
     "disk_full", "the node's disk is full", "free space on the data directory's disk; it goes on by itself"
 )
@@ -378,7 +379,7 @@ class Serving:
     def _write_refusal(self, size_bytes: int) -> Refused | None:
         """Why nothing of `size_bytes` can be taken into the log now, if so."""
         if self._stopping:
-            return STOPPING
+            return LEAVING if len(self.topology.registry.nodes) > 1 else STOPPING
         if self._upkeep.disk_full and not self.journal.next_segment_ready:
             waiting = sum(group.waiting_bytes() for group in self.groups)
             if waiting + size_bytes + 2 * ENTRY_BYTES > self.journal.room_bytes():
@@ -421,8 +422,7 @@ class Serving:
         if any(len(group.raft.conf.electorate()) > 1 for group in self.groups):
             self._unreadable = why
             self.mark_reached("found_unreadable")
-            for group in self.groups:
-                group.raft.mute = True
+            self.cluster.mute = True
             self._start_flow(self._upkeep.condemn(self.recovered))
 
     def _idle(self) -> bool:

@@ -36,7 +36,10 @@ class Cast:
         one_by_one = replace(run.scenario.manners, window=1, duplicate=0.0)  # of definitions, the last one wins
         for number, each in enumerate(self.behaviours):
             manners = one_by_one if isinstance(each, Admin | Operator) else run.scenario.manners
-            self.clients.append(make_client(run, each, prng.stream(f"net{number}"), manners))
+            client = make_client(run, each, prng.stream(f"net{number}"), manners)
+            self.clients.append(client)
+            if isinstance(each, Operator):
+                each.wake = client.start
         self.clients += [self._vandal(number) for number in range(run.scenario.clients.vandals)]
         self.subscribers = [self._subscriber(number) for number in range(run.scenario.clients.subscribers)]
 

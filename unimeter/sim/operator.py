@@ -28,6 +28,7 @@ class Operator(Base):
         super().__init__(*args)
         self.cluster = cluster
         self.done: dict[str, int] = {}  # operation -> how often it was carried out
+        self.wake: Callable[[], None] = lambda: None  # its client has something to send again
         self._boot = boot
         self._stop = stop
         self._wanted: dict[str, Any] | None = None
@@ -62,6 +63,7 @@ class Operator(Base):
         if not self.finished:
             return False
         self._wanted, self._host = body, host
+        self.wake()
         return True
 
     # ---- what it asks ----

@@ -34,7 +34,7 @@ from unimeter.sim.watch import Watch
 from unimeter.sim.world import MS, SECOND, Livelock, World
 
 YEAR_2024_NS = 1_704_067_200 * SECOND
-QUIET_NS = 500 * MS
+QUIET_NS = 150 * MS
 FOUNDING_NS = 40 * MS  # founders are started within so long
 AUDIT_MANNERS = Manners(window=64, think_ns=1, timeout_ns=20 * SECOND)
 
