@@ -26,7 +26,7 @@ class Check(Invariant):
     def applied(self, host: Host, group: int, index: int, fresh: bool) -> None:
         state = host.node.groups[group].state
         digest = state.meta().digest
-        here, disk = (group, index), (host.name, host.wipes, group)
+        here, disk = (group, index), (host.name, host.node.replica, group)
         highest = self._highest.get(disk, 0)
         if fresh:
             last = host.node.groups[group].raft.log.last_index

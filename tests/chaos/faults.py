@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.cluster import ChaosNode, Cluster
+from tests.chaos.final import level
 from tests.chaos.history import UNKNOWN, Fault, History
 
 KINDS = ("kill", "stop", "cut", "slow", "wipe", "full_disk")
@@ -197,10 +198,10 @@ class Faults:
 
     async def heal(self, node: ChaosNode, fault: Fault) -> None:
         """Wait until its replicas are voters again. Other faults go on meanwhile, though no wipes."""
-        missing = await self.cluster.unhealed()
+        missing = "not asked"
         while missing and not self.giving_up:
             await asyncio.sleep(0.3)
-            missing = await self.cluster.unhealed()
+            missing = await self.cluster.unhealed() or ("" if await level(self.cluster, node) else "it lags behind")
         seconds = time.monotonic() - fault.since
         fault.detail = f"whole again after {seconds:.1f} s" if not missing else f"not healed: {missing}"
         if missing:

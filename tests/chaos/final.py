@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from tests import v1_client as v1
 from tests.chaos import checker, wire
 from tests.chaos.checker import Answered, Replica
-from tests.chaos.cluster import Cluster
+from tests.chaos.cluster import ChaosNode, Cluster
 from tests.chaos.history import History
 from tests.chaos.plan import DIMENSION, EXPLICIT_BEFORE, METRICS, SEATS, STEP_NS, T0, WRITERS_MAX
 from tests.chaos.workload import EVER
@@ -32,6 +32,7 @@ LISTED_BY_CHANCE = 3
 LIST_EVENTS = 15_000  # in one answer to a v1 list: far from the limit
 RANGES = 2  # odd ranges that are asked per listed account and metric
 V1_SECONDS = 20.0
+STATUS_SECONDS = 5.0
 
 
 @dataclass
@@ -50,11 +51,22 @@ async def replicas(cluster: Cluster) -> dict[int, Replica]:
     found: dict[int, Replica] = {}
     for node in cluster.nodes.values():
         with suppress(OSError, TimeoutError, EOFError, wire.Refused):
-            body = await wire.ask_once(node.direct, wire.STATUS, {}, 10.0)
+            body = await wire.ask_once(node.direct, wire.STATUS, {}, STATUS_SECONDS)
             found[node.number] = Replica(
                 body.get("applied", [body["applied_index"]]), body.get("digests", [body["digest"]])
             )
     return found
+
+
+async def level(cluster: Cluster, node: ChaosNode) -> bool:
+    """The node has applied what the others had applied a moment before."""
+    said = await replicas(cluster)
+    said.pop(node.number, None)
+    mine = (await replicas(cluster)).get(node.number)
+    if mine is None or not said:
+        return False
+    most = [max(column) for column in zip(*(other.applied for other in said.values()), strict=True)]
+    return all(have >= want for have, want in zip(mine.applied, most, strict=True))
 
 
 async def converge(cluster: Cluster, verdict: Verdict) -> None:

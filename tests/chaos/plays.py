@@ -14,7 +14,7 @@ from dataclasses import replace
 from tests.chaos import checker
 from tests.chaos.cluster import RUN, ChaosNode, Cluster
 from tests.chaos.faults import Faults
-from tests.chaos.final import replicas
+from tests.chaos.final import level
 from tests.chaos.history import Fault
 from tests.chaos.plan import Cast, cast_of
 from tests.chaos.stage import Options, Outcome, Report, Stage, perform, say
@@ -162,13 +162,8 @@ async def caught_up(cluster: Cluster, node: ChaosNode) -> bool:
     while time.monotonic() < until:
         if not node.ready.is_set() and node.process is None:
             return False
-        said = await replicas(cluster)
-        mine = said.pop(node.number, None)
-        if mine and said and not await cluster.unhealed():
-            again = (await replicas(cluster)).get(node.number)
-            most = [max(column) for column in zip(*(other.applied for other in said.values()), strict=True)]
-            if again and all(have >= want for have, want in zip(again.applied, most, strict=True)):
-                return True
+        if not await cluster.unhealed() and await level(cluster, node):
+            return True
         await asyncio.sleep(0.2)
     return False
 

@@ -294,9 +294,9 @@ class Group:
             sealed = self._sealed.pop(entry.index, None)
             if entry.term > self.applied_term:
                 replies += self._fail_older(entry)
-                if sealed is not None and sealed.term != entry.term:
-                    replies += self._fail(sealed)
-                    sealed = None
+            if sealed is not None and sealed.term != entry.term:
+                replies += self._fail(sealed)
+                sealed = None
             applied, outcome = self.apply(entry.data)
             if sealed is not None:
                 replies += self._answer(sealed, applied, outcome)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from unimeter.core.effects import Delete, Effect, Halt, Write
 from unimeter.core.inputs import Input, Now, WriteDone
 from unimeter.kernels.api import Bytes
-from unimeter.sim import canary_kernels, wire2
+from unimeter.sim import canary_kernels, canary_raft, wire2
 from unimeter.sim.canary_registry import CANARIES, canary
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unimeter.sim.host import Host
     from unimeter.sim.runner import Run
 
-assert canary_kernels, "imported for the canaries that it registers"
+assert canary_kernels and canary_raft, "imported for the canaries that it registers"
 
 
 def plant(name: str | None, run: Run) -> None:
