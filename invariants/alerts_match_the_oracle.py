@@ -18,6 +18,8 @@ class Check(Invariant):
     canary = "drops_a_threshold"
 
     def finished(self) -> None:
+        if self.run.misled(0, self.run.world.now_ns):
+            return  # a wrong total may have crossed a threshold
         ledger = self.run.ledger
         for group in range(ledger.places.groups):
             numbers = [alert["number"] for alert in ledger.alerts if alert.get("group", 0) == group]

@@ -25,7 +25,7 @@ class Check(Invariant):
         key, log = (raft.replica, group), raft.log
         if fresh:
             index, term = self._reach.get(key, (0, 0))
-            if index and not host.flipped:
+            if index and host.sound:  # damage is the affair of unreadable_data_never_misleads
                 found = log.term(index) if log.last_index >= index else None
                 self.check(
                     found == term,

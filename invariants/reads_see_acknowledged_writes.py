@@ -23,7 +23,7 @@ class Check(Invariant):
         since = cache(lambda metric_id, group: added_at(metrics[metric_id], ledger, group))
         metrics = {id(metric): metric for metric in self.run.metrics}
         for query in ledger.queries:
-            if query.final or query.state != ACKED:
+            if query.final or query.state != ACKED or self.run.misled(query.sent_ns, query.answered_ns):
                 continue
             group = ledger.places.group_of(query.account)
             floor, ceiling = order.floor(group, query.sent_ns), order.ceiling(group, query.answered_ns)

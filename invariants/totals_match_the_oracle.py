@@ -21,7 +21,7 @@ class Check(Invariant):
         since = cache(lambda metric_id, group: added_at(metrics[metric_id], ledger, group))
         metrics = {id(metric): metric for metric in self.run.metrics}
         for query in ledger.queries:
-            if not query.final or query.state != ACKED:
+            if not query.final or query.state != ACKED or self.run.misled(query.sent_ns, query.answered_ns):
                 continue
             assert query.start is not None and query.end is not None
             metric = query.metric

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -20,6 +22,7 @@ from unimeter import cli
 from unimeter.commands.dev import ADMIN_PORT_ABOVE, FILE, PEER_PORT_ABOVE, Layout
 
 WAIT_S = 60.0
+POLL_S = 0.02
 SMALL = ("--memory-max", "64MiB")
 
 
@@ -42,9 +45,9 @@ class Dev:
     def __init__(self, directory: Path, *options: str) -> None:
         command = [sys.executable, "-m", "unimeter.cli", "dev", "--data-dir", str(directory), *SMALL, *options]
         self.log_path = directory.with_name(directory.name + ".log")
-        self.directory = directory
-        with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        self.out_path = directory.with_name(directory.name + ".out")
+        with self.log_path.open("wb") as log, self.out_path.open("wb") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=log)
 
     def __enter__(self) -> Dev:
         return self
@@ -56,25 +59,31 @@ class Dev:
             self.process.terminate()
             self.process.terminate()
             self.process.wait(WAIT_S)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
     def said(self) -> str:
         return self.log_path.read_text(errors="replace")
 
+    def out(self) -> str:
+        return self.out_path.read_text()
+
     def ready(self) -> list[str]:
         """The addresses of the ready line."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line.startswith("ready: "), self.said()
-        return line.removeprefix("ready: ").strip().split(",")
+        return self.until(self.out, r"ready: (.*)\n(?s:.*)stays in").group(1).split(",")
 
     def until_said(self, pattern: str) -> re.Match[str]:
+        return self.until(self.said, pattern)
+
+    def until(self, text: Callable[[], str], pattern: str) -> re.Match[str]:
         until = time.monotonic() + WAIT_S
-        while (found := re.search(pattern, self.said())) is None:
+        while True:
+            ended = self.process.poll() is not None
+            found = re.search(pattern, text())
+            if found is not None:
+                return found
+            assert not ended, self.said()
             assert time.monotonic() < until, self.said()
-            assert self.process.poll() is None or re.search(pattern, self.said()), self.said()
-        return found
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(POLL_S)
 
     def pids(self) -> list[int]:
         return [int(pid) for pid in re.findall(r"node\d \| process (\d+)", self.said())]
@@ -93,9 +102,7 @@ def test_nodes_are_started_announced_and_stopped_together(tmp_path: Path, port: 
     with Dev(tmp_path / "dev", "--port", str(port), "--groups", "4") as dev:
         addresses = dev.ready()
         assert addresses == [f"127.0.0.1:{port + n}" for n in range(3)]
-        assert dev.process.stdout is not None
-        example = "".join(dev.process.stdout.readline() for _ in range(12))
-        assert f'Client(["{addresses[0]}", "{addresses[1]}", "{addresses[2]}"])' in example
+        assert f'Client(["{addresses[0]}", "{addresses[1]}", "{addresses[2]}"])' in dev.out()
         assert all(get(port + ADMIN_PORT_ABOVE + n, "/health")[0] == 200 for n in range(3))
         assert dev.stop() == 0
         for n in range(1, 4):

@@ -46,6 +46,12 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
+def who_has(*ports: int) -> str:
+    """What `ss` says of these local ports."""
+    listed = subprocess.run(["ss", "-Htanp"], capture_output=True, text=True, check=False).stdout.splitlines()
+    return "\n".join(line for line in listed if any(f":{port} " in line for port in ports))
+
+
 def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -165,6 +171,8 @@ class Cluster:
         if node.process is process:  # nobody asked for it
             node.process = None
             self.casualties.append(f"node {node.number} ended by itself with code {code}:\n{node.log_tail()}")
+            if "in use" in node.log_tail(2):
+                self.casualties.append(f"who has its ports:\n{who_has(node.client_port, node.peer_port)}")
 
     async def await_ready(self, node: ChaosNode, seconds: float = READY_WAIT_S) -> None:
         """Raises RuntimeError when it ended meanwhile, or needs too long."""
@@ -253,6 +261,29 @@ class Cluster:
                 with suppress(OSError, TimeoutError, wire.Refused, EOFError):
                     return await wire.ask_once(node.direct, wire.CLUSTER, {"op": "status"}, 2.0)
         return None
+
+    async def snapshot(self) -> str:
+        """What every node, asked by itself, says of the groups: for whoever wants to know why nothing moves."""
+        lines = []
+        for node in self.nodes.values():
+            if not node.up:
+                lines.append(f"node {node.number}: down")
+                continue
+            said: list[str] = []
+            for kind, body in ((wire.STATUS, {}), (wire.CLUSTER, {"op": "status"})):
+                try:
+                    answer = await wire.ask_once(node.direct, kind, body, 1.0)
+                except (OSError, TimeoutError, wire.Refused, EOFError) as error:
+                    said.append(repr(error))
+                    continue
+                if kind == wire.STATUS:
+                    said.append(f"applied {answer.get('applied')}")
+                for group in answer.get("groups", []):
+                    said.append(
+                        str({key: group[key] for key in ("group", "leader", "term", "commit", "voters", "learners")})
+                    )
+            lines.append(f"node {node.number}: " + "\n    ".join(said))
+        return "\n".join(lines)
 
     async def leads(self) -> dict[int, int]:
         """group -> the node that leads it, 0 for none."""

@@ -78,6 +78,7 @@ class History:
     faults: list[Fault] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)  # what was seen to be wrong on the way
+    stalls: list[str] = field(default_factory=list)  # what the nodes said while a group took no writes
     notes: dict[str, int] = field(default_factory=dict)  # how often something worth knowing happened
     events_acked: int = 0
     events_unknown: int = 0
@@ -142,7 +143,7 @@ class History:
         }  # fmt: skip
         body["faults"] = [asdict(fault) for fault in self.faults]
         body["troubles"] = [asdict(trouble) for trouble in self.troubles]
-        body |= {"violations": self.violations, "notes": self.notes}
+        body |= {"violations": self.violations, "stalls": self.stalls, "notes": self.notes}
         with gzip.open(path, "wt", compresslevel=3) as file:
             json.dump(body, file)
 
@@ -157,7 +158,7 @@ class History:
             getattr(history, name).extend(body[name])
         history.faults = [Fault(**fault | {"leads": tuple(fault["leads"])}) for fault in body["faults"]]
         history.troubles = [Trouble(**trouble) for trouble in body["troubles"]]
-        history.violations, history.notes = body["violations"], body["notes"]
+        history.violations, history.stalls, history.notes = body["violations"], body["stalls"], body["notes"]
         history.events_acked = sum(batch.count for batch in history.batches() if batch.known)
         history.events_unknown = sum(history.counts) - history.events_acked
         return history

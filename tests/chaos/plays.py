@@ -26,6 +26,8 @@ CATCHUP_SECONDS_MAX = 600.0
 MOVE_SECONDS_MAX = 180.0
 BALANCE_SECONDS_MAX = 60.0
 BULK_RATE = 10**9  # as fast as it goes
+STALL_SECONDS = 2.5
+STALLS_MAX = 30
 QUIET_RATE = 5000  # of the load while failovers are timed: the machine is not what is measured
 
 
@@ -41,9 +43,11 @@ async def chaos(options: Options, report: Report = say) -> Outcome:
         faults = Faults(stage.cluster, stage.history, kinds, options.every_s, options.seed)
         stage.doing = faults.describe
         stage.load.start()
+        observer = asyncio.create_task(observe_stalls(stage, faults))
         await asyncio.sleep(WARM_SECONDS)
         await faults.run(time.monotonic() + options.seconds)
         await faults.settle()
+        observer.cancel()
         gaps = checker.outages(stage.history)
         stage.figures |= {"faults": faults.counts, "leader_kills": len(gaps), **spread("outage", gaps)}
         report(f"faults: {faults.counts}; writes of a killed leader's groups stood still for {table(gaps)}")
@@ -53,6 +57,21 @@ async def chaos(options: Options, report: Report = say) -> Outcome:
             report(f"  {kind}: {table(gaps)}")
 
     return await perform(options, act, full_disks="full_disk" in options.faults, report=report)
+
+
+async def observe_stalls(stage: Stage, faults: Faults) -> None:
+    """While a group takes no writes although a majority is untouched: what do the nodes say?"""
+    since = 0.0  # a majority is untouched
+    while True:
+        await asyncio.sleep(0.5)
+        hurt = sum(1 for active in faults.active.values() if active)
+        since = (since or time.monotonic()) if hurt <= (len(faults.active) - 1) // 2 else 0.0
+        groups = stage.load.stalled(STALL_SECONDS)
+        if groups and since and time.monotonic() - since > STALL_SECONDS and len(stage.history.stalls) < STALLS_MAX:
+            told = await stage.cluster.snapshot()
+            stage.history.stalls.append(
+                f"at {stage.now:.1f} s, groups {groups} stand still; {faults.describe()}\n{told}"
+            )
 
 
 # ---- failover ----

@@ -185,6 +185,9 @@ def tell(outcome: Outcome, history: History | None, keep: bool, report: Report) 
         report(f"notes: {told['notes']}; SDK errors: {told['sdk_errors']}")
     for trouble in history.troubles[:5] if history is not None else []:
         report(f"  raised after {trouble.seconds:.1f} s: {trouble.what}")
+    if history is not None and history.stalls:
+        report(f"{len(history.stalls)} times a group stood still although a majority was untouched; first:")
+        report(history.stalls[0])
     for line in outcome.wrong:
         report(f"WRONG: {line}")
     if keep:

@@ -63,6 +63,7 @@ class Workload:
         self.fleet = V1Fleet()
         self.clients: list[AsyncClient] = []
         self.reads = 0
+        self.acked_at = [time.monotonic()] * len(history.cast.kinds)
         self.sizes: tuple[int, ...] = SIZES
         self.probed: dict[int, list[float]] = {}  # group -> when a read of its probe's account was answered
         shares = sum(SHARE[kind] for kind in history.cast.kinds)
@@ -113,6 +114,12 @@ class Workload:
         kills = [fault for fault in self.history.faults if fault.kind == "kill"]
         gaps = [gap_around(self.probed[group], fault.since) for fault in kills for group in fault.leads]
         return sorted(gap for gap in gaps if gap is not None)
+
+    def stalled(self, seconds: float) -> list[int]:
+        """Groups whose probe has waited for so long."""
+        late = time.monotonic() - seconds
+        probes = enumerate(self.history.cast.writers(Kind.PROBE))
+        return [group for group, writer in probes if self.writing and self.acked_at[writer] < late]
 
     async def finish(self, seconds: float) -> int:
         """No new batches; wait for the answers to those on their way. Returns how many tasks had to be cancelled."""
@@ -209,6 +216,7 @@ class Workload:
             if kind == Kind.IDS:
                 await self.insist(row, events)
             return
+        self.acked_at[self.history.writers[row]] = time.monotonic()
         self.judge(row, kind, result)
 
     async def retry(self, row: int, client: AsyncClient, error: IngestIncomplete) -> None:

@@ -90,8 +90,7 @@ class FrontV1:
             service.delete_metric(_text(payload), lambda gone: done(gone if isinstance(gone, Refused) else b""))
         elif type_ == wire.V1_TYPE_METRIC_LIST:
             _exactly(payload, 0)
-            metrics = service.metrics()
-            done(wire.V1_LIST_HEAD.pack(len(metrics)) + b"".join(encode_put(metric) for metric in metrics))
+            service.metrics(lambda found: done(_metrics(found)))
         elif type_ == wire.V1_TYPE_USAGE_QUERY:
             self._usage(payload, done)
         elif type_ == wire.V1_TYPE_USAGE_REALTIME:
@@ -332,6 +331,12 @@ def aggregate(row: Row, unique: bool) -> bytes:
         return wire.V1_AGGREGATE.pack(low, high, row.unique if unique else 0, 0, 0, 0, row.fired)
     count = row.unique if unique else row.count
     return wire.V1_AGGREGATE.pack(low, high, count, row.max & U64, row.last_value & U64, row.last_ts, row.fired)
+
+
+def _metrics(found: list[Metric] | Refused) -> bytes | Refused:
+    if isinstance(found, Refused):
+        return found
+    return wire.V1_LIST_HEAD.pack(len(found)) + b"".join(encode_put(metric) for metric in found)
 
 
 def _one_aggregate(found: Usage | Refused) -> bytes | Refused:

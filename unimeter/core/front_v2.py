@@ -86,7 +86,11 @@ class FrontV2:
         elif type_ == wire.V2_TYPE_METRIC_DELETE:
             service.delete_metric(_text(body, "code"), lambda gone: done(gone if isinstance(gone, Refused) else {}))
         elif type_ == wire.V2_TYPE_METRIC_LIST:
-            done({"metrics": [metric_body(metric) for metric in service.metrics()]})
+            service.metrics(
+                lambda found: done(
+                    found if isinstance(found, Refused) else {"metrics": [metric_body(metric) for metric in found]}
+                )
+            )
         elif type_ == wire.V2_TYPE_EVENTS_LIST:
             self._events(body, done)
         elif type_ == wire.V2_TYPE_ALERTS_LIST:

@@ -50,7 +50,9 @@ def read_entries(
                 wanted = first + len(found)
                 if head.group != group or head.kind == layout.UM_ENTRY_HARD or head.index != wanted:
                     continue
-                if head.term == term_of(wanted) and size < bytes_max:
+                if head.term == term_of(wanted):
+                    if size >= bytes_max:
+                        return found, at  # go on in the middle of this record
                     found.append(raft_entry(bytes(data_of), head))
                     size += len(data_of)
             chain = layout.RecordHead._make(layout.RECORD.unpack_from(record)).chain

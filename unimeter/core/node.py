@@ -351,7 +351,7 @@ class Node:
             if self.serving.retired:
                 self._retire(self.serving)
                 return
-            if not self.ready and self.serving.topology.complete():
+            if not self.ready and self.serving.ready():
                 self.ready = True
             self._links.close_leaving(self.serving.past)
         else:

@@ -69,7 +69,7 @@ def unpack_map(payload: Bytes) -> dict[str, Any]:
     """Raises BadFrame."""
     try:
         body = msgpack.unpackb(payload, raw=False, strict_map_key=False)
-    except (ValueError, RecursionError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise BadFrame(f"not msgpack: {error}") from error
     if not isinstance(body, dict):
         raise BadFrame("not a map")

@@ -99,8 +99,25 @@ class Service:
             raise unknown_metric(code)
         return metric
 
-    def metrics(self) -> list[Metric]:
-        return self.catalog.alive()
+    def metrics(self, done: Done[list[Metric]]) -> None:
+        """All metrics, as group 0's leader knows them."""
+
+        def finish(answer: dict[str, Any] | Refused) -> None:
+            if isinstance(answer, Refused):
+                done(answer)
+                return
+            catalog = Catalog(self._kernels)
+            catalog.load(answer["catalog"])
+            done(catalog.alive())
+
+        if self.groups[0].leading:
+            self.reads[0].admit(lambda: done(self.groups[0].catalog.alive()), done)
+        else:
+            self.call(0, "metrics", {}, finish)
+
+    def own_metrics(self, done: Done[dict[str, Any]]) -> None:
+        """The catalog of group 0, which this node leads, for another node."""
+        self.reads[0].admit(lambda: done({"catalog": self.groups[0].catalog.dump()}), done)
 
     # ---- metrics: ordered by group 0; answered when all groups have applied it ----
 

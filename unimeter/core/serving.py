@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from unimeter.config import KIB, NodeConfig
 from unimeter.core import identity
 from unimeter.core.bundles import Bundles
+from unimeter.core.callee import Callee
 from unimeter.core.calls import Calls, Done
 from unimeter.core.catalog_sync import CatalogSync
 from unimeter.core.cluster import Cluster
@@ -129,6 +130,9 @@ class Serving:
         )  # fmt: skip
         self.moves = Moves(self.groups)
         self.coordinator = Coordinator(config, self.groups[0], self.cluster, self._ask, notice)
+        self._callee = Callee(
+            self.groups, self.service, self.catalogs, self.moves, self.coordinator, lambda: self.now.monotonic_ns
+        )  # fmt: skip
         self.door = Door(
             kernels, self.groups, self.topology, links, self.service, (self._front_v1, self._front_v2)
         )  # fmt: skip
@@ -208,6 +212,13 @@ class Serving:
             self._drain()
             next_ns = min(next_ns, self._stop_by_ns)
         return min(next_ns, self.replication.deadline_ns())
+
+    def ready(self) -> bool:
+        """Can it serve or redirect, whatever group a request is for?"""
+        own = self._config.node_id
+        return self.topology.complete() and all(
+            group.leading for group in self.groups if self.topology.leader(group.number) == own
+        )
 
     def send(self) -> None:
         self.replication.fetch()
@@ -331,33 +342,7 @@ class Serving:
 
     def _serve_call(self, what: str, number: int, body: dict[str, Any], done: Done) -> None:
         """Another node, or this one, wants something of a group that this node leads. May raise Refused."""
-        if not 0 <= number < len(self.groups):
-            raise Refused("bad_request", f"there is no group {number}", "ask hello for the number of groups")
-        group = self.groups[number]
-        if not group.leading:
-            raise LEADER_CHANGED
-        if what == "catalog":
-            self.catalogs.change(self.now.monotonic_ns, body["body"], done)
-        elif what == "follow":
-            self.catalogs.follow(number, body["body"], done)
-        elif what == "alerts":
-            self.service.own_alerts(
-                number,
-                body["since"],
-                None,
-                body["limit"],
-                lambda found: done(
-                    found if isinstance(found, Refused) else {"alerts": [list(alert) for _, alert in found]}
-                ),
-            )
-        elif what == "cluster":
-            self.coordinator.operate(body, done)
-        elif what == "move":
-            self.moves.order(group, body["remove"], body["add"], done)
-        elif what == "transfer":
-            self.moves.transfer(self.now.monotonic_ns, group, body["to"], done)
-        else:
-            raise Refused("unsupported", f"this node does not know {what!r}", "upgrade it")
+        self._callee.serve(what, number, body, done)
         self._wake()
 
     # ---- clients that leave ----

@@ -13,6 +13,7 @@ from unimeter.core.effects import Delete, Effect, Halt, Write
 from unimeter.core.inputs import Input, Now, WriteDone
 from unimeter.kernels.api import Bytes
 from unimeter.sim import canary_kernels, canary_raft, wire2
+from unimeter.sim.canary_raft import each_serving
 from unimeter.sim.canary_registry import CANARIES, canary
 
 if TYPE_CHECKING:
@@ -142,64 +143,39 @@ def _tired(host: Host) -> None:
 @canary
 def forgets_how_far_it_was(run: Run) -> None:
     """Some answers name an earlier place in the log than they reflect."""
-    for host in run.cluster.hosts:
-        _backward(host)
+    count = 0
 
+    def spoil(node: Any) -> None:
+        for reads in node.serving.reads:
+            reads.usage = _backward(reads.usage)
 
-def _backward(host: Host) -> None:
-    make = host.make_node
+    def _backward(usage: Any) -> Any:
+        def backward(spec: Any, answer: Any, fail: Any) -> Any:
+            def lower(found_answer: Any) -> None:
+                nonlocal count
+                count += 1
+                found_answer.index -= 5 * (count % 4 == 0)
+                answer(found_answer)
 
-    def make_backward(setup: Any) -> Any:
-        node = make(setup)
-        finish, count = node._recovered, 0
+            return usage(spec, lower, fail)
 
-        def recovered(found: Any) -> None:
-            finish(found)
-            usage = node.reads[0].usage
+        return backward
 
-            def backward(spec: Any, answer: Any, fail: Any) -> Any:
-                def lower(found_answer: Any) -> None:
-                    nonlocal count
-                    count += 1
-                    found_answer.index -= 5 * (count % 4 == 0)
-                    answer(found_answer)
-
-                return usage(spec, lower, fail)
-
-            node.reads[0].usage = backward
-
-        node._recovered = recovered
-        return node
-
-    host.make_node = make_backward
+    each_serving(run, spoil)
 
 
 @canary
 def forgets_a_definition(run: Run) -> None:
     """A restart from a checkpoint forgets what was changed last in one metric."""
-    for host in run.cluster.hosts:
-        _without_dimensions(host)
 
+    def spoil(node: Any) -> None:
+        catalog = node.groups[0].catalog
+        if catalog.metrics and node.recovered.checkpoints:
+            last = catalog.metrics[0]
+            catalog.metrics[0] = replace(last, definition=replace(last.definition, thresholds=()))
+            catalog._rebuild()
 
-def _without_dimensions(host: Host) -> None:
-    make = host.make_node
-
-    def make_forgetful(setup: Any) -> Any:
-        node = make(setup)
-        finish = node._recovered
-
-        def recovered(found: Any) -> None:
-            finish(found)
-            catalog = node.groups[0].catalog
-            if catalog.metrics and found.checkpoints:
-                last = catalog.metrics[0]
-                catalog.metrics[0] = replace(last, definition=replace(last.definition, thresholds=()))
-                catalog._rebuild()
-
-        node._recovered = recovered
-        return node
-
-    host.make_node = make_forgetful
+    each_serving(run, spoil)
 
 
 @canary

@@ -28,7 +28,9 @@ from unimeter.sim.prng import Prng
 from unimeter.sim.world import World
 
 
-BUCKET_SUM_OFFSET = 24
+BUCKET_SUM_OFFSET = layout.LAYOUTS["um_bucket"][1]["sum_lo"]
+DIGEST_OFFSET = layout.LAYOUTS["um_meta"][1]["digest"]
+NEVER_NS = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Host:
         self.wipes = 0
         self.replica = 0  # the name of its directory in the cluster, as the node last said; 0: it has none
         self.flipped = False  # a bit of its memory is wrong: its state is nobody's measure
+        self.flips: list[list[int]] = []  # from when to when that was so
         self.paused_until_ns = 0
         self.stop_asked = False  # of the present process
         self.peer_address = ""
@@ -161,22 +164,38 @@ class Host:
         self.disk.erase()
         self.wipes += 1
         self.replica = 0
-        self.flipped = False
+        self.renewed()
         self.world.note(f"host {self.name} wiped")
 
     def pause(self, duration_ns: int) -> None:
         self.paused_until_ns = self.world.now_ns + duration_ns
 
     def flip(self, state: Any, luck: Prng) -> bool:
-        """One bit of a bucket's sum changes in the memory of the process. False: there is no bucket."""
+        """One bit changes in the memory of the process: of a bucket's sum, which shows when the bucket is touched next, or of
+        the running digest, which shows at once. False: there is no bucket yet."""
         buckets = state.region_counts()[layout.UM_R_BUCKETS]
         if buckets == 0:
             return False
-        byte, bit = luck.below(buckets) * layout.BUCKET.size + BUCKET_SUM_OFFSET + luck.below(8), luck.below(8)
-        state.flip(layout.UM_R_BUCKETS, byte, bit)
+        bit = luck.below(8)
+        if luck.chance(0.5):
+            state.flip(layout.UM_R_META, DIGEST_OFFSET + luck.below(8), bit)
+        else:
+            state.flip(
+                layout.UM_R_BUCKETS, luck.below(buckets) * layout.BUCKET.size + BUCKET_SUM_OFFSET + luck.below(8), bit
+            )
         self.flipped = True
-        self.world.note(f"host {self.name} flip byte {byte} bit {bit}")
+        self.flips.append([self.world.now_ns, NEVER_NS])
         return True
+
+    def renewed(self) -> None:
+        """Its directory is another one, and so is what it computes."""
+        if self.flipped:
+            self.flipped = False
+            self.flips[-1][1] = self.world.now_ns
+
+    def misled(self, since_ns: int, until_ns: int) -> bool:
+        """Was its memory wrong at some time of this stretch?"""
+        return any(start <= until_ns and since_ns <= end for start, end in self.flips)
 
     def accept(self, end: End, peer: str, inner: bool) -> bool:
         return self.process is not None and self.process.accept(end, peer, inner)

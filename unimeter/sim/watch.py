@@ -85,7 +85,8 @@ class Watch:
             replica = getattr(node, "replica", 0)
             if replica:
                 if replica != host.replica:
-                    host.replica, host.flipped = replica, False  # another directory, another memory
+                    host.replica = replica
+                    host.renewed()
                 self._look_at_logs(host, node)
                 for call in self._hooks["acted"]:
                     call(host, event, effects)
