@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import signal
 import sys
 from pathlib import Path
 
@@ -42,6 +44,14 @@ def arguments_of(words: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+async def until_stopped(arguments: argparse.Namespace) -> Outcome:
+    """SIGTERM and SIGINT end the run early: what is known by then is told, and everything is cleaned up."""
+    task = asyncio.ensure_future(perform(arguments))
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, task.cancel)
+    return await task
+
+
 async def perform(arguments: argparse.Namespace) -> Outcome:
     options = Options(
         seconds=arguments.seconds, seed=arguments.seed, nodes=arguments.nodes, faults=arguments.faults,
@@ -59,7 +69,7 @@ async def perform(arguments: argparse.Namespace) -> Outcome:
 
 def main() -> int:
     arguments = arguments_of(sys.argv[1:])
-    outcome = uvloop.run(perform(arguments))
+    outcome = uvloop.run(until_stopped(arguments))
     if arguments.json:
         write_json(arguments.json, outcome)
     return 1 if outcome.wrong else 0

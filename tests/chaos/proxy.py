@@ -50,8 +50,8 @@ class Pipe(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         delay_s = self.proxy.delays.get(self.route, 0.0)
-        if not self.held and not delay_s and not self.stopped() and self.other is not None and self.other.transport:
-            self.other.transport.write(data)
+        if not self.held and not delay_s and not self.stopped() and self.other is not None:
+            self.other.put(data)
             return
         self.held.append(data)
         self.held_bytes += len(data)
@@ -61,6 +61,11 @@ class Pipe(asyncio.Protocol):
         elif not delay_s:
             self.release()
 
+    def put(self, data: bytes) -> None:
+        """Send from this end, as long as there is one."""
+        if self.transport is not None and not self.over and not self.transport.is_closing():
+            self.transport.write(data)
+
     def stopped(self) -> bool:
         return self.route in self.proxy.cuts
 
@@ -69,7 +74,7 @@ class Pipe(asyncio.Protocol):
         if self.stopped() or self.other is None or self.other.transport is None:
             return
         while self.held:
-            self.other.transport.write(self.held.popleft())
+            self.other.put(self.held.popleft())
         self.held_bytes = 0
         if self.ended:
             self.other.transport.close()
@@ -78,7 +83,7 @@ class Pipe(asyncio.Protocol):
 
     def regulate(self) -> None:
         """Read from here only while there is somewhere to put it."""
-        if self.transport is None or self.over or self.ended:
+        if self.transport is None or self.over or self.ended or self.transport.is_closing():
             return
         if self.choked or self.held_bytes > HELD_BYTES_MAX:
             self.transport.pause_reading()
@@ -268,6 +273,10 @@ class ProxyControl:
 
     def heal(self, routes: list[Route], reset: bool) -> None:
         self.tell("heal", routes=routes, reset=reset)
+
+    @property
+    def dead(self) -> bool:
+        return self.process is not None and self.process.returncode is not None
 
     async def stop(self) -> None:
         if self.process is not None and self.process.returncode is None:

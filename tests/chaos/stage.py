@@ -65,6 +65,7 @@ class Stage:
     figures: dict[str, Any] = field(default_factory=dict)
     doing: Callable[[], str] = str  # for the line that is printed every second
     began: float = field(default_factory=time.monotonic)
+    act: asyncio.Future[None] = field(init=False)
 
     @property
     def now(self) -> float:
@@ -113,7 +114,8 @@ async def perform(
         stage = Stage(options, cluster, history, load, report)
         progress = asyncio.create_task(watch(stage))
         try:
-            await act(stage)
+            stage.act = asyncio.ensure_future(act(stage))
+            await stage.act
             unfinished = await load.finish(DRAIN_SECONDS)
         finally:
             progress.cancel()
@@ -126,8 +128,9 @@ async def perform(
         verdict = await Inspector(cluster, history, options.seed).run()
         outcome.wrong = await asyncio.to_thread(judge, history, cluster, verdict)
         outcome.figures = figures(stage, verdict)
-    except Exception as error:
-        outcome.wrong.append(f"{type(error).__name__}: {error}")
+    except (Exception, asyncio.CancelledError) as error:
+        stopped = "it was stopped before its end" if isinstance(error, asyncio.CancelledError) else ""
+        outcome.wrong.append(stopped or f"{type(error).__name__}: {error}")
         outcome.wrong += cluster.casualties + (history.violations if history else [])
     finally:
         keep = bool(outcome.wrong) or options.keep
@@ -144,6 +147,10 @@ async def watch(stage: Stage) -> None:
     history = stage.history
     while True:
         await asyncio.sleep(1.0)
+        if stage.cluster.proxy.dead:
+            history.violations.append("the proxy between the nodes died: nothing that follows means anything")
+            stage.act.cancel()
+            return
         new, acked = history.events_acked - acked, history.events_acked
         asked, reads = stage.load.reads - reads, stage.load.reads
         stage.report(

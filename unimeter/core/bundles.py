@@ -6,8 +6,10 @@ lead is forwarded as it stands in the open entry (a bundle), takes its place in 
 answered when the leader has applied it. So the client gets one answer, and each part is as exactly-once as the
 request: a retry through any node is safe.
 
-A bundle has one of three ends: applied (the answers are those of the leader's apply); not taken, or superseded (nothing
-of it is stored: the client may send again); its link broke (unknown: only what can be recognised may be sent again).
+The leader may refuse a bundle, or lose its leadership before it is committed: then nothing of it is stored, and it is
+forwarded again, to whoever leads by then, for at most RETRY_NS. The same is done with what this node sealed as leader
+and another leader's entries replaced. Only when a link breaks while a bundle is under way can nobody tell what became
+of it; then its requests are answered so.
 """
 
 from __future__ import annotations
@@ -18,35 +20,40 @@ from dataclasses import dataclass
 
 import msgpack
 
-from unimeter.config import NodeConfig
+from unimeter.config import SECOND_NS, NodeConfig
 from unimeter.core import peer_wire
-from unimeter.core.front_v1 import address_field
 from unimeter.core.group import Bundled, Group, Sealed
 from unimeter.core.links import Links
 from unimeter.core.peer_wire import BadFrame
-from unimeter.core.peers import Peer, Peers
-from unimeter.core.refusal import Elsewhere, Refused
+from unimeter.core.peers import NEVER_NS, Peer, Peers
+from unimeter.core.refusal import Refused
 from unimeter.core.topology import Topology
 from unimeter.kernels import protocol as wire
-from unimeter.kernels.api import Applied, Intake, Kernels, Reply
+from unimeter.kernels.api import Applied, Bytes, Intake, Kernels
+
+RETRY_NS = 10 * SECOND_NS
+OWN = 0  # stands for a link: the bundle is in this node's own open entry
+NOT_TAKEN, TAKEN, UNKNOWN = 0, 1, 2  # what became of a bundle
 
 OUTCOME_UNKNOWN = Refused(
     "outcome_unknown",
-    "the connection to the group's leader broke before its answer came: the events may be stored or not",
+    "the group's leader could not be asked in time whether the events, or some of them, are stored",
     "send it again only if it has a session's number, or all its events have ids",
 )
 
 
 @dataclass
-class Forwarded:
-    """A bundle that the leader has not answered yet."""
+class Part:
+    """A bundle without an answer."""
 
-    link: int
     group: Group
     intake: Intake
+    body: Bytes  # the intake's memory
     batches: int
     rows: int
     relayed: list[Bundled]  # parts of it that came from other nodes
+    until_ns: int
+    link: int | None = None  # where it is; None: to be forwarded (again)
 
 
 class Bundles:
@@ -65,12 +72,13 @@ class Bundles:
         self._peers = peers
         self._topology = topology
         self._links = links
-        self._forwarded: dict[int, Forwarded] = {}  # by token
+        self._parts: dict[int, Part] = {}  # by token, oldest first
         self._next_token = 1
+        self._now_ns = 0
         self.sent = 0
         for group in groups:
             group.on_bundle = self._applied
-            group.on_failed = self._superseded
+            group.on_superseded = self._superseded
 
     @property
     def newest(self) -> int:
@@ -80,62 +88,103 @@ class Bundles:
     @property
     def oldest(self) -> int:
         """Least token without an answer; above all tokens when there is none."""
-        return min(self._forwarded, default=self._next_token)
-
-    def waiting(self, group: int) -> int:
-        return sum(item.group.number == group for item in self._forwarded.values())
+        return min(self._parts, default=self._next_token)
 
     # ---- where the request arrived ----
 
-    def forward(self) -> None:
-        """Once per turn: send what stands in the open entries of groups that this node does not lead."""
+    def turn(self, now_ns: int) -> int:
+        """Send what stands in the open entries of groups that this node does not lead, and what came back. Returns when
+        to come again."""
+        self._now_ns = now_ns
         for group in self._groups:
-            if group.leading or not group.open.batch_count:
+            if not group.raft.accepting and group.open.batch_count:
+                intake, relayed = group.take_open()
+                self._add(Part(group, intake, *intake.bundle(), relayed, now_ns + RETRY_NS))
+        next_ns = NEVER_NS
+        for token, part in list(self._parts.items()):
+            if part.link is not None:
                 continue
-            leader = self._topology.leader(group.number)
-            peer = self._peers.of_node(leader) if leader else None
-            if leader == self._topology.node_id:
-                continue  # on its way to lead, or to hand over: soon decided
-            intake, relayed = group.take_open()
-            if peer is None or self.waiting(group.number) >= self._config.bundles_waiting_max:
-                self._not_stored(group, intake, relayed)
-                continue
-            body, batches, rows = intake.bundle()
-            token, self._next_token = self._next_token, self._next_token + 1
-            self._forwarded[token] = Forwarded(peer.link, group, intake, batches, rows, relayed)
-            head = peer_wire.BUNDLE_HEAD.pack(token, group.number, 0, batches, rows)
-            self._peers.send(peer, peer_wire.BUNDLE, head + body)
-            self.sent += 1
+            if now_ns >= part.until_ns:
+                self._end_unknown(token)
+            elif not self._send(token, part):
+                next_ns = min(next_ns, part.until_ns)
+        return next_ns
 
-    def done(self, payload: bytes) -> None:
+    def _add(self, part: Part) -> None:
+        token, self._next_token = self._next_token, self._next_token + 1
+        self._parts[token] = part
+        waiting = sum(other.group is part.group for other in self._parts.values())
+        if waiting > self._config.bundles_waiting_max:
+            self._end_unknown(token)
+
+    def _send(self, token: int, part: Part) -> bool:
+        """Bring a bundle to the group's leader, if there is one to be reached."""
+        group = part.group
+        if group.leading:
+            place = group.open.add_bundle(part.body, part.batches, part.rows)
+            if place is None:
+                return False
+            group.open_bundles.append(Bundled(OWN, token, place[0], part.batches, part.rows))
+            part.link = OWN
+            return True
+        leader = self._topology.leader(group.number)
+        peer = self._peers.of_node(leader) if leader not in (0, self._topology.node_id) else None
+        if peer is None:
+            return False
+        head = peer_wire.BUNDLE_HEAD.pack(token, group.number, 0, part.batches, part.rows)
+        self._peers.send(peer, peer_wire.BUNDLE, head + bytes(part.body))
+        part.link = peer.link
+        self.sent += 1
+        return True
+
+    def done(self, peer: Peer, payload: bytes) -> None:
         """A BUNDLE_DONE frame. Raises BadFrame."""
         try:
-            token, _, taken, batches, rows, stamp_ns = peer_wire.DONE_HEAD.unpack_from(payload)
-            item = self._forwarded.pop(token, None)
-            if item is None:
-                return  # its requests were answered when the link broke
-            if not taken:
-                self._not_stored(item.group, item.intake, item.relayed)
+            token, _, outcome, batches, rows, stamp_ns = peer_wire.DONE_HEAD.unpack_from(payload)
+            part = self._parts.get(token)
+            if part is None or part.link != peer.link:
+                return  # its requests were answered when another link broke
+            if outcome == NOT_TAKEN:
+                part.link = None
+                # whoever refuses it does not lead: this node heard of an older leader, or that one is about to lead
+                self._topology.doubt(part.group.number, peer.node_id)
                 return
-            if (batches, rows) != (item.batches, item.rows):
+            if outcome == UNKNOWN:
+                self._end_unknown(token)
+                return
+            if (batches, rows) != (part.batches, part.rows):
                 raise BadFrame("an answer for another bundle")
             rest = payload[peer_wire.DONE_HEAD.size :]
             applied = self._kernels.remote_applied(rest, batches, rows, stamp_ns)
         except (struct.error, ValueError) as error:
             raise BadFrame(str(error)) from error
-        for bundled in item.relayed:
-            self._applied(item.group, bundled, applied, stamp_ns)
-        self._links.answer(item.intake.answers(applied))
-        item.group.give_back(item.intake)
+        self._end(token, applied, stamp_ns)
 
     def link_lost(self, link: int) -> None:
-        for token in [token for token, item in self._forwarded.items() if item.link == link]:
-            item = self._forwarded.pop(token)
-            self._links.answer(fail(item.intake, OUTCOME_UNKNOWN))
-            for bundled in item.relayed:
-                if self._peers.holds(bundled.link):
-                    self._peers.close(bundled.link)  # its sender must not think that it was not stored
-            item.group.give_back(item.intake)
+        for token in [token for token, part in self._parts.items() if part.link == link]:
+            self._end_unknown(token)
+
+    def _end(self, token: int, applied: Applied, stamp_ns: int) -> None:
+        part = self._parts.pop(token)
+        for bundled in part.relayed:
+            self._applied(part.group, bundled, applied, stamp_ns)
+        self._links.answer(part.intake.answers(applied))
+        part.group.give_back(part.intake)
+
+    def _end_unknown(self, token: int) -> None:
+        part = self._parts.pop(token)
+        for bundled in part.relayed:
+            self._tell(bundled.link, bundled.token, part.group.number, UNKNOWN)
+        body = {"code": OUTCOME_UNKNOWN.code, "message": OUTCOME_UNKNOWN.message, "fix": OUTCOME_UNKNOWN.fix}
+        self._links.answer(
+            part.intake.fail(
+                wire.V1_STATUS_ERROR,
+                str(OUTCOME_UNKNOWN).encode(),
+                wire.V2_STATUS_BACKPRESSURE,
+                msgpack.packb(body),
+            )
+        )
+        part.group.give_back(part.intake)
 
     # ---- at the leader ----
 
@@ -153,57 +202,34 @@ class Bundles:
         except (struct.error, ValueError) as error:
             raise BadFrame(str(error)) from error
         if place is None:
-            self._not_taken(peer.link, token, number)
+            self._tell(peer.link, token, number, NOT_TAKEN)
         else:
             group.open_bundles.append(Bundled(peer.link, token, place[0], batches, rows))
 
     def _applied(self, group: Group, bundled: Bundled, applied: Applied, stamp_ns: int) -> None:
-        if not self._peers.holds(bundled.link):
-            return
-        head = peer_wire.DONE_HEAD.pack(
-            bundled.token, group.number, 1, bundled.batches, bundled.rows, stamp_ns
-        )  # fmt: skip
+        """A bundle is counted: tell the node that it came from."""
         data = applied.extract(bundled.first_batch, bundled.batches)
-        self._peers.send(self._peers.of_link(bundled.link), peer_wire.BUNDLE_DONE, head + data)
+        if bundled.link == OWN:
+            own = self._kernels.remote_applied(data, bundled.batches, bundled.rows, stamp_ns)
+            self._end(bundled.token, own, stamp_ns)
+        elif self._peers.holds(bundled.link):
+            head = peer_wire.DONE_HEAD.pack(
+                bundled.token, group.number, TAKEN, bundled.batches, bundled.rows, stamp_ns
+            )  # fmt: skip
+            self._peers.send(self._peers.of_link(bundled.link), peer_wire.BUNDLE_DONE, head + data)
 
-    def _not_taken(self, link: int, token: int, group: int) -> None:
-        if self._peers.holds(link):
-            head = peer_wire.DONE_HEAD.pack(token, group, 0, 0, 0, 0)
+    def _tell(self, link: int, token: int, group: int, outcome: int) -> None:
+        if link == OWN:
+            if outcome == UNKNOWN:
+                self._end_unknown(token)
+            else:
+                self._parts[token].link = None
+        elif self._peers.holds(link):
+            head = peer_wire.DONE_HEAD.pack(token, group, outcome, 0, 0, 0)
             self._peers.send(self._peers.of_link(link), peer_wire.BUNDLE_DONE, head)
 
-    def _superseded(self, group: Group, sealed: Sealed) -> list[Reply]:
-        """An entry that this node sealed as leader can never be committed."""
-        for bundled in sealed.bundles:
-            self._not_taken(bundled.link, bundled.token, group.number)
+    def _superseded(self, group: Group, sealed: Sealed) -> None:
+        """An entry that this node sealed as leader can never be committed: its requests go to the new leader."""
         assert sealed.intake is not None
-        return fail(sealed.intake, self.where(group.number))
-
-    # ---- nothing of it is stored ----
-
-    def _not_stored(self, group: Group, intake: Intake, relayed: list[Bundled]) -> None:
-        for bundled in relayed:
-            self._not_taken(bundled.link, bundled.token, group.number)
-        self._links.answer(fail(intake, self.where(group.number)))
-        group.give_back(intake)
-
-    def where(self, group: int) -> Refused:
-        """Where to send it again."""
-        leader = self._topology.leader(group)
-        address = self._topology.address(leader)
-        if leader != self._topology.node_id and address:
-            return Elsewhere(group, address)
-        return Refused(
-            "leader_changed", f"the leader of group {group} changed", "send it again: nothing of it is stored"
-        )
-
-
-def fail(intake: Intake, refusal: Refused) -> list[Reply]:
-    """Answers for every request of an intake that has none."""
-    if isinstance(refusal, Elsewhere):
-        body: dict[str, object] = {"address": refusal.address, "group": refusal.group}
-        return intake.fail(
-            wire.V1_STATUS_REDIRECT, address_field(refusal.address), wire.V2_STATUS_REDIRECT, msgpack.packb(body)
-        )
-    v1 = wire.V1_STATUS_ERROR if refusal.code == OUTCOME_UNKNOWN.code else wire.V1_STATUS_NOT_LEADER
-    body = {"code": refusal.code, "message": refusal.message, "fix": refusal.fix}
-    return intake.fail(v1, str(refusal).encode(), wire.V2_STATUS_BACKPRESSURE, msgpack.packb(body))
+        until_ns = self._now_ns + RETRY_NS
+        self._add(Part(group, sealed.intake, sealed.body, sealed.batches, sealed.rows, sealed.bundles, until_ns))

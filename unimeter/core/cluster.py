@@ -88,7 +88,7 @@ class Cluster:
             elif type_ == peer_wire.BUNDLE:
                 self._bundles.arrived(peer, payload)
             elif type_ == peer_wire.BUNDLE_DONE:
-                self._bundles.done(payload)
+                self._bundles.done(peer, payload)
             elif type_ == peer_wire.GOSSIP:
                 self._gossiped(now_ns, peer, peer_wire.unpack_map(payload))
             elif type_ == peer_wire.CALL:

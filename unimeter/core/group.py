@@ -67,6 +67,9 @@ class Sealed:
     stamp_ns: int
     intake: Intake | None = None
     control: ControlEntry | None = None
+    body: Bytes = b""  # the batches, in the intake's memory
+    batches: int = 0
+    rows: int = 0
     bundles: list[Bundled] = field(default_factory=list)
 
 
@@ -108,7 +111,7 @@ class Group:
         self.alert_next = 1
         self.digests: deque[tuple[int, int]] = deque(maxlen=DIGESTS_KEPT)  # (index, running digest)
         self.leading_term = 0  # the term in which next_row and stamp_ns were taken from the log's end
-        self.on_failed: Callable[[Group, Sealed], list[Reply]] = lambda _group, _sealed: []
+        self.on_superseded: Callable[[Group, Sealed], None] = lambda _group, _sealed: None
         self.on_bundle: Callable[[Group, Bundled, Applied, int], None] = lambda *_: None
 
     def _intake(self) -> Intake:
@@ -201,7 +204,9 @@ class Group:
             data: Bytes = bytes(view) if self._replicated else view
             self.next_row += rows
             entries.append(Entry(index, raft.term, data))
-            self._sealed[index] = Sealed(raft.term, stamp_ns, intake, bundles=self.open_bundles)
+            self._sealed[index] = Sealed(
+                raft.term, stamp_ns, intake, None, view[ENTRY_BYTES:], intake.batch_count, rows, self.open_bundles
+            )  # fmt: skip
             self.open, self.open_bundles = self._fresh_intake(), []
             self._ordered += intake.immediate()
             if self._ordered:
@@ -293,9 +298,9 @@ class Group:
             assert entry is not None, "entries that are not applied are in memory"
             sealed = self._sealed.pop(entry.index, None)
             if entry.term > self.applied_term:
-                replies += self._fail_older(entry)
+                self._drop_older(entry)
             if sealed is not None and sealed.term != entry.term:
-                replies += self._fail(sealed)
+                self._drop(sealed)
                 sealed = None
             applied, outcome = self.apply(entry.data)
             if sealed is not None:
@@ -315,21 +320,16 @@ class Group:
         self.give_back(sealed.intake)
         return replies
 
-    def _fail_older(self, entry: Entry) -> list[Reply]:
+    def _drop_older(self, entry: Entry) -> None:
         """An entry of a later term is committed: what was sealed in earlier terms from its index on never will be."""
-        replies: list[Reply] = []
         for index in [i for i, item in self._sealed.items() if i >= entry.index and item.term < entry.term]:
-            replies += self._fail(self._sealed.pop(index))
-        return replies
+            self._drop(self._sealed.pop(index))
 
-    def _fail(self, sealed: Sealed) -> list[Reply]:
+    def _drop(self, sealed: Sealed) -> None:
         if sealed.control is not None:
             sealed.control.done(LEADER_CHANGED)
-        if sealed.intake is None:
-            return []
-        replies = self.on_failed(self, sealed)
-        self.give_back(sealed.intake)
-        return replies
+        if sealed.intake is not None:
+            self.on_superseded(self, sealed)
 
     def apply(self, entry: Bytes) -> tuple[Applied, Outcome]:
         """Apply the next entry of the log, whoever made it."""

@@ -45,9 +45,7 @@ VERSION = 1  # of what stands on this page; both sides of a link must have the s
 
 MESSAGE = struct.Struct("<BBHI9Q")
 BUNDLE_HEAD = struct.Struct("<QHHII")  # token, group, reserved, batches, rows; then the batches
-DONE_HEAD = struct.Struct(
-    "<QHHIIq"
-)  # token, group, taken (0 or 1), batches, rows, stamp_ns; then what remote_applied reads
+DONE_HEAD = struct.Struct("<QHHIIq")  # token, group, outcome, batches, rows, stamp_ns; then what remote_applied reads
 _HEADER_TAIL = struct.Struct("<I")
 
 

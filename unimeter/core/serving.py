@@ -195,9 +195,10 @@ class Serving:
         if not self._flush():
             self._order()
         self._links.answer([reply for group in self.groups for reply in group.ordered_replies()])
-        self.bundles.forward()
+        bundles_ns = self.bundles.turn(now_ns)
         self._serve_reads()
         next_ns = min(
+            bundles_ns,
             self.cluster.turn(now_ns),
             self.calls.turn(now_ns),
             self.catalogs.turn(now_ns),

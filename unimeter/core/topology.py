@@ -42,6 +42,11 @@ class Topology:
             self.epoch += 1
         return True
 
+    def doubt(self, group: int, node_id: int) -> None:
+        """That node says that it does not lead the group."""
+        if self.leader(group) == node_id:
+            self.learn_leader(group, self.term(group), 0)
+
     def lost(self, node_id: int) -> None:
         """That node is not to be reached: it leads nothing that anybody here could use."""
         for group, known in enumerate(self._leaders):

@@ -36,9 +36,8 @@ class Watch:
         self.invariants: list[Invariant] = [kind(run) for kind in ALL]
         self._hooks = {name: self._overriders(name) for name in HOOKS}
         self._stepped = self._hooks["stepped"]
-        self._logs: dict[tuple[str, int], tuple[Any, ...]] = {}  # (host, group) -> incarnation and where its log is
-        self._applied: dict[tuple[str, int], tuple[int, int]] = {}  # (host, group) -> incarnation and index
-        self._served: dict[str, int] = {}  # host -> the incarnation that was ready last
+        self._logs: dict[tuple[str, int], tuple[Any, ...]] = {}  # (host, group) -> process, replica and where its log is
+        self._applied: dict[tuple[str, int], tuple[tuple[int, int], int]] = {}  # (host, group) -> process, replica and index
         self._replicated = run.cluster.replicated
 
     def _overriders(self, name: str) -> list[Any]:
@@ -98,32 +97,32 @@ class Watch:
 
     def _look_at_logs(self, host: Host, node: Any) -> None:
         logs, name, incarnation = self._logs, host.name, host.incarnations
-        for number, group in enumerate(getattr(node, "groups", ())):
-            raft = getattr(group, "raft", None)
-            if raft is None:
-                continue
+        number = -1
+        for group in node.groups:
+            number += 1
+            raft = group.raft
             log = raft.log
             now = (
-                incarnation, raft.term, raft.role, raft.vote, raft.commit, raft.stable_index, log.last_index, log.last_term,
-                len(raft.confs),
+                incarnation, raft.replica, raft.term, raft.role, raft.vote, raft.commit, raft.stable.index, log.last_index,
+                log.last_term, len(raft.confs),
             )  # fmt: skip
             key = (name, number)
             before = logs.get(key)
             if now != before:
                 logs[key] = now
                 for call in self._hooks["moved"]:
-                    call(host, number, raft, before is None or before[0] != incarnation)
+                    call(host, number, raft, before is None or before[:2] != now[:2])
 
     def _look_at_states(self, host: Host, node: Any) -> None:
-        applied, name, incarnation = self._applied, host.name, host.incarnations
+        applied, name, born = self._applied, host.name, (host.incarnations, node.replica)
         for number, group in enumerate(node.groups):
-            now = (incarnation, group.applied_index)
+            now = (born, group.applied_index)
             key = (name, number)
             before = applied.get(key)
             if now != before:
                 applied[key] = now
                 for call in self._hooks["applied"]:
-                    call(host, number, now[1], before is None or before[0] != incarnation)
+                    call(host, number, now[1], before is None or before[0] != born)
 
     def died(self, host: Host, how: str) -> None:
         mark_process(self._run, host)

@@ -19,6 +19,9 @@ SECOND = 1_000_000_000
 SAME_INSTANT_MAX = 100_000  # events at one instant before we call it a livelock
 
 
+LOOK_EVERY = 8  # events between two looks whether what is waited for has come
+
+
 class Livelock(Exception):
     """Virtual time stood still: something schedules itself without end."""
 
@@ -59,10 +62,12 @@ class World:
     def run(self, until_ns: int, done: Callable[[], bool] | None = None) -> bool:
         """Let time pass until `done` (True) or until the given time (False)."""
         heap = self._heap
-        instant, crowd = -1, 0
+        instant, crowd, look = -1, 0, 0
         while heap and heap[0][0] <= until_ns:
-            if done is not None and done():
-                return True
+            if done is not None:
+                if look == 0 and done():
+                    return True
+                look = (look + 1) % LOOK_EVERY
             time_ns, _, timer = heappop(heap)
             if timer.callback is None:
                 continue
