@@ -40,41 +40,50 @@ def others_lead(bench: ClusterBench, number: int, group: int = 0) -> bool:
     return any(leads(bench, other, group) for other in bench.machines if other != number)
 
 
+def lead_by(bench: ClusterBench, number: int, group: int = 0) -> None:
+    """Leadership to that node."""
+    if not leads(bench, number, group):
+        operate(bench, number, op="transfer", group=group, to=number)
+        bench.run(1000, lambda: leads(bench, number, group) and bench.ready() and bench.leader(group) == number)
+
+
+def ask_leading(clients: Clients, number: int, data: bytes) -> bytes:
+    """Have that node lead, and answer."""
+    for _ in range(10):  # the coordinator may balance the leaders meanwhile
+        lead_by(clients.bench, number)
+        status, raw = clients.raw(number, data, 2000)
+        if status == 0:
+            return raw
+        assert status in (wire.V1_STATUS_REDIRECT, wire.V1_STATUS_NOT_LEADER), raw
+    raise AssertionError(f"node {number} does not lead for long enough to answer")
+
+
 def events(clients: Clients, number: int, account: int = ACCOUNT, until: int = 2**62) -> list[tuple[int, int]]:
     """(time, value) of the account's events, as that node lists them, in the log's order."""
     body = wire.V1_EVENTS_LIST.pack(account, 0, until)
-    status, raw = clients.raw(number, v1(wire.V1_TYPE_EVENTS_LIST, body), 2000)
-    assert status == 0, raw
+    raw = ask_leading(clients, number, v1(wire.V1_TYPE_EVENTS_LIST, body))
     records = [wire.V1_EVENT_RECORD.unpack_from(raw, 8 + at * 104) for at in range(struct.unpack_from("<I", raw)[0])]
     assert [row[0] for row in records] == sorted({row[0] for row in records})
     return [(row[1], row[4]) for row in records]
 
 
 def usage(clients: Clients, number: int, start: int, end: int, account: int = ACCOUNT) -> tuple[int, int]:
-    status, raw = clients.raw(number, v1_usage(account, "calls", start, end), 2000)
-    assert status == 0, raw
-    low, high, count, *_ = wire.V1_AGGREGATE.unpack(raw)
+    low, _, count, *_ = wire.V1_AGGREGATE.unpack(ask_leading(clients, number, v1_usage(account, "calls", start, end)))
     return low, count
 
 
-def lead_by(bench: ClusterBench, number: int, group: int = 0) -> None:
-    """Leadership to that node."""
-    if leads(bench, number, group):
-        return
-    operate(bench, number, op="transfer", group=group, to=number)
-    bench.run(3000, lambda: leads(bench, number, group) and bench.ready() and bench.leader(group) == number)
-    bench.run(300)
-
-
-def check_everywhere(bench: ClusterBench, wanted: list[tuple[int, int]]) -> None:
-    """Every node, as the leader, lists these events, and adds up cut hours to match."""
+def check_everywhere(bench: ClusterBench, wanted: list[tuple[int, int]], open_: list[tuple[int, int]]) -> None:
+    """Every node, as the leader, lists these events, and adds up cut hours to match. Of the `open_` ones each may be there
+    or not, but then it is so for all: what was superseded may be sent again by the node that has it."""
     bench.cuts.clear()
     bench.run(6000, bench.ready)
     bench.run(1000)
     clients = Clients(bench)
+    found = events(clients, 1)
+    assert len(dict.fromkeys(found)) == len(found), "nothing is there twice"
+    wanted = wanted + [event for event in open_ if event in found]
     times = sorted(at for at, _ in wanted)
     for number in bench.machines:
-        lead_by(bench, number)
         assert sorted(events(clients, number)) == sorted(wanted)
         for start, end in [(times[0], times[-1]), (times[1], times[-1] + 1), (times[len(times) // 2], times[-1] + HOUR)]:
             inside = [value for at, value in wanted if start <= at < end]
@@ -92,23 +101,32 @@ def fill(clients: Clients, first: int, count: int, value: int = 1, size: int = 3
     return made
 
 
-def sealed_in_vain(bench: ClusterBench, old: int, count: int, sync: bool = True, size: int = 4) -> None:
-    """Let a cut off leader seal entries, in records of its own."""
+def sealed_in_vain(
+    bench: ClusterBench, old: int, count: int, sync: bool = True, size: int = 4, first: int = 0
+) -> list[tuple[int, int]]:
+    """Let a cut off leader seal entries, in records of its own. Returns their events."""
     link = bench.client(old)
-    for n in range(count):
-        lost = [v1_event("calls", ACCOUNT, 1_000_000, JAN_1 + 1_000_000 + 1000 * n + k) for k in range(size)]
-        bench.ask(old, link, v1_ingest(*lost, sync=sync), 3)
+    sealed = []
+    for n in range(first, first + count):
+        batch = [(JAN_1 + 1_000_000 + 1000 * n + k, 1_000_000) for k in range(size)]
+        bench.ask(old, link, v1_ingest(*[v1_event("calls", ACCOUNT, v, at) for at, v in batch], sync=sync), 3)
+        sealed += batch
+    return sealed
 
 
 @pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
-@pytest.mark.parametrize("restarted", [False, True], ids=["running", "restarted"])
-def test_rows_of_entries_that_were_superseded_never_count(bench: ClusterBench, sync: bool, restarted: bool) -> None:
+@pytest.mark.parametrize("died", ["", "apart", "rejoined", "both"])
+def test_rows_of_entries_that_were_superseded_never_count(bench: ClusterBench, sync: bool, died: str) -> None:
     clients = Clients(bench)
     wanted = fill(clients, 0, 4)
     old = bench.leader(0)
     cut(bench, old)
-    sealed_in_vain(bench, old, 5, sync)
+    sealed = sealed_in_vain(bench, old, 5, sync)
     assert bench.machines[old].node.groups[0].raft.log.last_index > bench.machines[old].node.groups[0].raft.commit
+    if died in ("apart", "both"):  # what its clients had sent is gone with it: only the journal has it
+        bench.kill(old)
+        bench.start(old)
+        sealed = []
     bench.run(4000, lambda: others_lead(bench, old))
     clients = Clients(bench)
     new = next(number for number in bench.machines if number != old and leads(bench, number))
@@ -118,37 +136,32 @@ def test_rows_of_entries_that_were_superseded_never_count(bench: ClusterBench, s
         wanted += batch
     bench.cuts.clear()
     bench.run(3000, lambda: not leads(bench, old))
-    if restarted:
+    if died in ("rejoined", "both"):
         bench.run(1000)
         for number in (old, new):
             bench.kill(number)
             bench.start(number)
             bench.run(5000, bench.ready)
     wanted += fill(Clients(bench), 100, 3)
-    check_everywhere(bench, wanted)
+    check_everywhere(bench, wanted, sealed)
 
 
 def test_the_same_again_and_again_with_every_leader(bench: ClusterBench) -> None:
     wanted = fill(Clients(bench), 0, 2)
-    for turn in range(4):
+    sealed = []
+    for turn in range(5):
         old = bench.leader(0)
         cut(bench, old)
-        sealed_in_vain(bench, old, 1 + turn, turn % 2 == 0, 1 + 2 * turn)
+        sealed += sealed_in_vain(bench, old, 1 + turn, turn % 2 == 0, 1 + 2 * turn, 100 * turn)
         bench.run(5000, lambda old=old: others_lead(bench, old))
+        if turn in (1, 2):
+            bench.kill(old)
+            bench.start(old)
         bench.cuts.clear()
         bench.run(6000, lambda: bench.ready() and bench.leader(0) != 0)
         bench.run(500)
         wanted += fill(Clients(bench), 10 * (turn + 1), 2, size=1 + turn)
-        if turn == 2:
-            bench.kill(old)
-            bench.start(old)
-    check_everywhere(bench, wanted)
-
-
-def test_an_isolated_leader_steps_down_within_two_election_timeouts(bench: ClusterBench) -> None:
-    old = bench.leader(0)
-    cut(bench, old)
-    bench.run(2 * bench.config.election_max_ns // MS_NS, lambda: not leads(bench, old))
+    check_everywhere(bench, wanted, sealed)
 
 
 @pytest.mark.parametrize(("inward", "outward"), [(True, True), (True, False), (False, True)], ids=["both", "in", "out"])
@@ -226,9 +239,9 @@ def test_a_write_that_waits_at_an_isolated_leader_is_answered_once_it_is_decided
     assert bench.ask(old, link, v1_ingest(v1_event("calls", ACCOUNT, 1, JAN_1 + 500)), 4000) == b""
     bench.cuts.clear()
     bench.run(6000, lambda: link in bench.machines[old].answers)
-    status, _ = answer_v1(bench.machines[old].answers[link])
-    assert status in (wire.V1_STATUS_REDIRECT, wire.V1_STATUS_NOT_LEADER)
-    assert Clients(bench).count(ACCOUNT) == 3
+    status, raw = answer_v1(bench.machines[old].answers[link])
+    stored = struct.unpack_from("<I", raw)[0] if status == 0 else 0
+    assert Clients(bench).count(ACCOUNT) == 3 + stored
 
 
 def test_a_minority_of_one_never_grows_its_terms(bench: ClusterBench) -> None:

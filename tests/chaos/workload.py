@@ -63,6 +63,7 @@ class Workload:
         self.fleet = V1Fleet()
         self.clients: list[AsyncClient] = []
         self.reads = 0
+        self.began = time.monotonic()
         self.acked_at = [time.monotonic()] * len(history.cast.kinds)
         self.sizes: tuple[int, ...] = SIZES
         self.probed: dict[int, list[float]] = {}  # group -> when a read of its probe's account was answered
@@ -317,7 +318,7 @@ class Workload:
                 return stored
             self.history.note(f"v1 ingest answered with status {answer.status}")
             if answer.status == v1.UNKNOWN_METRIC:
-                self.history.violations.append(f"{address} refused v1 events as of an unknown metric")
+                self.wrong(f"{address} refused v1 events as of an unknown metric, which is known")
             address = self.random.choice(self.addresses())
             await asyncio.sleep(0.05)
 
@@ -393,9 +394,12 @@ class Workload:
                 else:
                     self.history.note(f"v1 query answered with status {answer.status}")
                     if answer.status == v1.UNKNOWN_METRIC:
-                        self.history.violations.append(f"{address} knows nothing of a metric that is asked for")
+                        self.wrong(f"{address} refused a v1 query as of an unknown metric, which is known")
             await asyncio.sleep(READ_PAUSE_S)
         fleet.close()
+
+    def wrong(self, what: str) -> None:
+        self.history.violations.append(f"at {time.monotonic() - self.began:.1f} s: {what}")
 
     def trouble(self, began: float, what: str) -> None:
         now = time.monotonic()

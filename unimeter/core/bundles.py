@@ -24,6 +24,7 @@ from unimeter.config import SECOND_NS, NodeConfig
 from unimeter.core import peer_wire
 from unimeter.core.group import Bundled, Group, Sealed
 from unimeter.core.links import Links
+from unimeter.core.once import Once
 from unimeter.core.peer_wire import BadFrame
 from unimeter.core.peers import NEVER_NS, Peer, Peers
 from unimeter.core.refusal import Refused
@@ -54,6 +55,7 @@ class Part:
     relayed: list[Bundled]  # parts of it that came from other nodes
     until_ns: int
     link: int | None = None  # where it is; None: to be forwarded (again)
+    try_: int = 0  # number of its latest try, which its answer repeats
 
 
 class Bundles:
@@ -74,6 +76,9 @@ class Bundles:
         self._links = links
         self._parts: dict[int, Part] = {}  # by token, oldest first
         self._next_token = 1
+        self._tries: dict[int, int] = {}  # number of a try under way -> token
+        self._next_try = 1
+        self._once = Once()
         self._now_ns = 0
         self.sent = 0
         for group in groups:
@@ -131,7 +136,9 @@ class Bundles:
         peer = self._peers.of_node(leader) if leader not in (0, self._topology.node_id) else None
         if peer is None:
             return False
-        head = peer_wire.BUNDLE_HEAD.pack(token, group.number, 0, part.batches, part.rows)
+        part.try_, self._next_try = self._next_try, self._next_try + 1
+        self._tries[part.try_] = token
+        head = peer_wire.BUNDLE_HEAD.pack(part.try_, group.number, 0, part.batches, part.rows)
         self._peers.send(peer, peer_wire.BUNDLE, head + bytes(part.body))
         part.link = peer.link
         self.sent += 1
@@ -140,7 +147,8 @@ class Bundles:
     def done(self, peer: Peer, payload: bytes) -> None:
         """A BUNDLE_DONE frame. Raises BadFrame."""
         try:
-            token, _, outcome, batches, rows, stamp_ns = peer_wire.DONE_HEAD.unpack_from(payload)
+            number, _, outcome, batches, rows, stamp_ns = peer_wire.DONE_HEAD.unpack_from(payload)
+            token = self._tries.pop(number, 0)
             part = self._parts.get(token)
             if part is None or part.link != peer.link:
                 return  # its requests were answered when another link broke
@@ -161,7 +169,9 @@ class Bundles:
         self._end(token, applied, stamp_ns)
 
     def link_lost(self, link: int) -> None:
+        self._once.forget(link)
         for token in [token for token, part in self._parts.items() if part.link == link]:
+            self._tries.pop(self._parts[token].try_, None)
             self._end_unknown(token)
 
     def _end(self, token: int, applied: Applied, stamp_ns: int) -> None:
@@ -194,6 +204,8 @@ class Bundles:
             token, number, _, batches, rows = peer_wire.BUNDLE_HEAD.unpack_from(payload)
             if number >= len(self._groups):
                 raise BadFrame(f"a bundle for group {number}")
+            if not self._once.is_new(peer.link, token):
+                return
             group = self._groups[number]
             place = None
             if group.leading:

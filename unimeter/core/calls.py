@@ -13,6 +13,7 @@ from typing import Any
 
 from unimeter.config import SECOND_NS
 from unimeter.core import peer_wire
+from unimeter.core.once import Once
 from unimeter.core.peers import NEVER_NS, Peer, Peers
 from unimeter.core.refusal import Refused, no_leader
 from unimeter.core.topology import Topology
@@ -39,6 +40,7 @@ class Calls:
         self._serve = serve
         self._calls: dict[int, Call] = {}
         self._next = 1
+        self._once = Once()
 
     def ask(self, now_ns: int, group: int, what: str, body: dict[str, Any], done: Done) -> None:
         """Have the group's leader, this node or another, do something."""
@@ -67,6 +69,8 @@ class Calls:
     def called(self, peer: Peer, body: dict[str, Any]) -> None:
         """A CALL frame."""
         number, group, what = body["call"], body["group"], body["what"]
+        if not self._once.is_new(peer.link, number):
+            return
 
         def done(answer: Answer | Refused) -> None:
             if isinstance(answer, Refused):
@@ -86,6 +90,7 @@ class Calls:
             call.done(body["answer"] if refused is None else Refused(*refused))
 
     def link_lost(self, link: int) -> None:
+        self._once.forget(link)
         self._end([n for n, call in self._calls.items() if call.link == link], "the node that was asked is gone")
 
     def turn(self, now_ns: int) -> int:

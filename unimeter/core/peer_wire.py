@@ -44,8 +44,10 @@ DIVERGED = 0x69
 VERSION = 1  # of what stands on this page; both sides of a link must have the same
 
 MESSAGE = struct.Struct("<BBHI9Q")
-BUNDLE_HEAD = struct.Struct("<QHHII")  # token, group, reserved, batches, rows; then the batches
-DONE_HEAD = struct.Struct("<QHHIIq")  # token, group, outcome, batches, rows, stamp_ns; then what remote_applied reads
+BUNDLE_HEAD = struct.Struct("<QHHII")  # number of the try, group, reserved, batches, rows; then the batches
+DONE_HEAD = struct.Struct(
+    "<QHHIIq"
+)  # number of the try, group, outcome, batches, rows, stamp_ns; then what remote_applied reads
 _HEADER_TAIL = struct.Struct("<I")
 
 

@@ -3,7 +3,8 @@
 Two coins decide about each kind of fault: one, thrown once, whether it is in this run at all; one, thrown again
 and again, whether it fires now. So every seed is a different kind of bad day, and some days have only one trouble
 (which a uniform mixture would never show). A fault fires at random times (`every_ms` apart on average), or at a place
-(`on`, with a `chance`): at an operation of the disk, or where a node's core counts a mark ("election_won"); a crash
+(`on`, with a `chance`): at an operation of the disk, or where something
+is seen of a replica ("election_won"); a crash
 half-way through a checkpoint is a matter of the second sort. A name that ends in _leader or _follower aims it: at a
 machine that leads some group now, or at another one.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from unimeter.core.effects import Create, Delete, Read, Write
+from unimeter.sim import sightings
 from unimeter.sim.cluster import Cluster
 from unimeter.sim.disk import Operation
 from unimeter.sim.fault_base import Action, FaultKinds, Stage
@@ -37,13 +39,15 @@ class FaultSpec:
     name: str  # kill, kill_leader, ...
     in_run: float = 1.0
     every_ms: int = 0  # mean time between two; 0: not by time
-    on: str = ""  # a place: one of PLACES, or a mark of the core
+    on: str = ""  # a place: one of PLACES, or of those in sightings.py
     chance: float = 0.0  # at that place
     most: int = 1_000  # times in one run
 
     def __post_init__(self) -> None:
         if self.kind not in Faults.kinds():
             raise ValueError(f"unknown fault {self.kind!r}: use one of {', '.join(Faults.kinds())}")
+        if self.on and self.on not in (*PLACES, *sightings.PLACES):
+            raise ValueError(f"unknown place {self.on!r}: use one of {', '.join((*PLACES, *sightings.PLACES))}")
 
     @property
     def kind(self) -> str:
@@ -76,8 +80,8 @@ class Faults:
             self._actions |= family.actions()
         self.fired: dict[str, int] = {}
         self.specs = [spec for spec in specs if prng.stream(f"in-run/{spec.name}").chance(spec.in_run)]
-        self._at_marks = [spec for spec in self.specs if spec.on and spec.on not in PLACES]
-        self._marks_seen: dict[str, dict[str, int]] = {}
+        self._at_sightings = [spec for spec in self.specs if spec.on in sightings.PLACES]
+        self._sight_luck = {spec.name: prng.stream(f"sight/{spec.name}") for spec in self._at_sightings}
 
     @staticmethod
     def kinds() -> list[str]:
@@ -155,22 +159,16 @@ class Faults:
         if self.stage.active:
             self._fire(spec, host, luck)
 
-    def stepped(self, host: Host) -> None:
-        """A node made a step: did its core pass a place at which something is to happen?"""
-        if not self._at_marks or not self.stage.active:
+    def reached(self, place: str, host: Host) -> None:
+        """Something was seen of a replica: is anything to happen there?"""
+        if not self.stage.active:
             return
-        marks: dict[str, int] = getattr(host.node, "marks", {})
-        process = f"{host.name}#{host.incarnations}"
-        seen = self._marks_seen.setdefault(process, {})
-        for spec in self._at_marks:
-            count = marks.get(spec.on, 0)
-            if count != seen.get(spec.name, 0):
-                seen[spec.name] = count
-                luck = self._prng.stream(f"mark/{spec.name}/{process}/{count}")
-                if luck.chance(spec.chance):
-                    victim = self._victim(spec, luck) if spec.aimed else host
-                    if victim is not None:
-                        self._world.after(luck.below(SOON_NS), self._late, spec, victim, luck)
+        for spec in self._at_sightings:
+            if spec.on == place and self._sight_luck[spec.name].chance(spec.chance):
+                luck = self._sight_luck[spec.name]
+                victim = self._victim(spec, luck) if spec.aimed else host
+                if victim is not None:
+                    self._world.after(luck.below(SOON_NS), self._late, spec, victim, luck)
 
     def _fire(self, spec: FaultSpec, host: Host, luck: Prng) -> None:
         name = spec.name

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from unimeter.sim.requests import UNKNOWN
+from unimeter.sim.sightings import PLACES
 
 if TYPE_CHECKING:
     from unimeter.sim.host import Host
@@ -30,7 +31,15 @@ SESSION_VERDICTS = {
     8: "session settled",
     9: "sessions full",
 }
+CORE_MARKS = ("found_unreadable", "diverged")  # counted by the node itself
+FIGURES = {  # what of a node -> mark
+    "bundles": "part of a request forwarded",
+    "fetches": "follower read for from disk",
+    "compared": "digests compared",
+}
 ALL_MARKS = (
+    *PLACES, *FIGURES.values(), *CORE_MARKS, "new replica", "put off: redirect", "put off: no_leader", "put off: leader_changed",
+    "put off: outcome_unknown", "operator: add", "operator: remove", "operator: transfer", "operator: drain",
     *COUNTERS.values(), *(f"verdict {name}" for name in VERDICTS[1:]), *SESSION_VERDICTS.values(), "segment rolled over",
     "recovered from a checkpoint", "recovered by replay", "torn tail cut off", "killed while starting",
     "killed with a journal write in flight", "killed with a checkpoint in flight", "put off: starting", "put off: overloaded",
@@ -54,6 +63,12 @@ def mark_process(run: Run, host: Host) -> None:
     counters = node.counters()
     for counter, mark in COUNTERS.items():
         _add(run, mark, counters.get(counter, 0))
+    for mark, times in node.marks.items():
+        _add(run, mark, times)
+    serving = node.serving
+    figures = {"bundles": serving.bundles.sent, "fetches": serving.replication.fetches, "compared": serving.divergence.compared}
+    for figure, times in figures.items():
+        _add(run, FIGURES[figure], times)
     _add(run, "recovered from a checkpoint", bool(node.recovered.checkpoints))
     _add(run, "recovered by replay", node.recovered.replayed_bytes > 0)
     _add(run, "torn tail cut off", node.recovered.torn_tail)
@@ -67,6 +82,9 @@ def situations(run: Run) -> dict[str, int]:
         mark_process(run, host)
         _add(run, "segment rolled over", sum(name.startswith("journal/") for name in host.disk.image.files) - 2)
         _add(run, "damage seen by a read", host.disk.tainted_reads)
+    if run.cast.operator is not None:
+        for op, times in run.cast.operator.done.items():
+            _add(run, f"operator: {op}", times)
     for request in run.ledger.ingests:
         _add(run, "request given up", request.state == UNKNOWN)
         if request.result is not None:

@@ -31,7 +31,7 @@ def print_lists(console: Console, scenarios: dict[str, Scenario]) -> None:
 
 def print_fleet(console: Console, fleet: FleetResult) -> None:
     faults = Table("fault", "fired", "in runs", title="Faults", title_justify="left")
-    for kind in Faults.kinds():
+    for kind in [*Faults.kinds(), *sorted(set(fleet.fired) - set(Faults.kinds()))]:
         faults.add_row(kind, f"{fleet.fired.get(kind, 0):,}", f"{fleet.fired_runs.get(kind, 0):,}")
     console.print(faults)
     marks = Table("situation", "reached", title="Situations", title_justify="left")

@@ -17,6 +17,7 @@ from unimeter.sim.invariant import Broken, Invariant
 from unimeter.sim.line import AnyResponse
 from unimeter.sim.marks import mark_process
 from unimeter.sim.requests import Request
+from unimeter.sim.sightings import Sight, look, sightings
 from unimeter.sim.world import Livelock
 
 if TYPE_CHECKING:
@@ -80,10 +81,10 @@ class Watch:
         if node is None:
             return
         if self._replicated:
-            self._run.faults.stepped(host)
             replica = getattr(node, "replica", 0)
             if replica:
                 if replica != host.replica:
+                    self._run.marks["new replica"] = self._run.marks.get("new replica", 0) + 1
                     host.replica = replica
                     host.renewed()
                 self._look_at_logs(host, node)
@@ -101,15 +102,15 @@ class Watch:
         for group in node.groups:
             number += 1
             raft = group.raft
-            log = raft.log
-            now = (
-                incarnation, raft.replica, raft.term, raft.role, raft.vote, raft.commit, raft.stable.index, log.last_index,
-                log.last_term, len(raft.confs),
-            )  # fmt: skip
+            now = look(incarnation, raft)
             key = (name, number)
             before = logs.get(key)
             if now != before:
                 logs[key] = now
+                if before is not None and before[:2] == now[:2]:
+                    for place in sightings(raft, Sight._make(before), Sight._make(now)):
+                        self._run.marks[place] = self._run.marks.get(place, 0) + 1
+                        self._run.faults.reached(place, host)
                 for call in self._hooks["moved"]:
                     call(host, number, raft, before is None or before[:2] != now[:2])
 
