@@ -41,9 +41,7 @@ class Check(Invariant):
                 continue
             if request.sync and self.run.places.groups == 1:
                 self._sync(request, at, present)
-            elif request.sync:
-                self._all_there(request, present)
-            elif self.run.scenario.roomy and not self._died_around(request):
+            elif request.sync or (self.run.scenario.roomy and not self._died_around(request)):
                 self._all_there(request, present)
 
     def _died_around(self, request: Ingest) -> bool:

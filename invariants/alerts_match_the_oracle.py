@@ -33,7 +33,9 @@ class Check(Invariant):
         expected: dict[tuple[Account, int], Found] = {}
         for account, metric in series.keys:
             if metric.slots:
-                found = alarms(metric, account, series.of(account, metric), self._slots(metric, account), self.run.dates())
+                found = alarms(
+                    metric, account, series.of(account, metric), self._slots(metric, account), self.run.dates()
+                )
                 expected[account, id(metric)] = found
                 self._compare(account, metric, found, recorded)
         self._answers(expected)

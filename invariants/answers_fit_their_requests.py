@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from unimeter.sim import codec
-from unimeter.sim.client import AnyResponse
 from unimeter.sim.invariant import Invariant
+from unimeter.sim.line import AnyResponse
 from unimeter.sim.requests import ACKED, Ingest, Request
 
 if TYPE_CHECKING:

@@ -19,9 +19,13 @@ class Check(Invariant):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self._committed: dict[int, dict[int, int]] = {}  # group -> index -> term of the entry, of all that somebody committed
+        self._committed: dict[
+            int, dict[int, int]
+        ] = {}  # group -> index -> term of the entry, of all that somebody committed
         self._newest: dict[int, int] = {}  # group -> greatest committed index
-        self._commits: dict[tuple[str, int, int], int] = {}  # (host, incarnation, group) -> commit index, as last looked at
+        self._commits: dict[
+            tuple[str, int, int], int
+        ] = {}  # (host, incarnation, group) -> commit index, as last looked at
         self._elected: dict[tuple[int, int], None] = {}  # (group, term) that were looked at
 
     def moved(self, host: Host, group: int, raft: Any, fresh: bool) -> None:

@@ -19,13 +19,13 @@ class Check(Invariant):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self._known: dict[tuple[str, int], tuple[int, int]] = {}  # (host, group) -> incarnation, confs looked at
+        self._known: dict[tuple[str, int], tuple[int, int, int]] = {}  # (host, group) -> what was looked at
 
     def moved(self, host: Host, group: int, raft: Any, fresh: bool) -> None:
         state = (host.incarnations, len(raft.confs), raft.confs[-1][0] if raft.confs else 0)
         if self._known.get((host.name, group)) == state:
             return
-        self._known[host.name, group] = state  # type: ignore[assignment]
+        self._known[host.name, group] = state
         for (_, old), (index, new) in zip(raft.confs, raft.confs[1:], strict=False):
             self.check(
                 share_a_voter(old, new),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from unimeter.core import peer_wire
 from unimeter.core.effects import Effect, Send, Write
 from unimeter.core.inputs import Input, WriteDone
 from unimeter.core.raft.messages import Kind
@@ -25,7 +26,9 @@ class Check(Invariant):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self._durable: dict[tuple[str, int], Hard] = {}  # (host, group) -> at the most
-        self._flying: dict[str, tuple[int, list[Hard]]] = {}  # host -> journal write, and what it may hold of each group
+        self._flying: dict[
+            str, tuple[int, list[Hard]]
+        ] = {}  # host -> journal write, and what it may hold of each group
         self._voted: dict[tuple[int, int], tuple[int, int]] = {}  # (replica, group) -> term, candidate
         self._acknowledged: dict[tuple[int, int], tuple[int, int]] = {}  # (replica, group) -> term, index
 
@@ -59,7 +62,7 @@ class Check(Invariant):
         for effect in effects:
             if isinstance(effect, Send):
                 data = effect.data
-                if len(data) > 40 and data[5] == RAFT:
+                if len(data) > 40 and data[5] == peer_wire.RAFT:
                     for promise in promises(bytes(data)):
                         self._promised(host, promise)
             elif isinstance(effect, Write) and not effect.bulk:
@@ -70,12 +73,12 @@ class Check(Invariant):
         term, vote, last = self._durable[host.name, promise.group]
         if promise.kind == Kind.APPEND_REPLY:
             self.check(
-                last >= promise.index and term >= promise.term,
-                f"group {promise.group}: {host.name} acknowledges index {promise.index} in term {promise.term}; its disk has "
+                last >= promise.last and term >= promise.term,
+                f"group {promise.group}: {host.name} acknowledges index {promise.last} in term {promise.term}; its disk has "
                 f"at most index {last} and term {term}",
             )
-            if promise.index:
-                self._acknowledged[promise.sender, promise.group] = (promise.term, promise.index)
+            if promise.last:
+                self._acknowledged[promise.sender, promise.group] = (promise.term, promise.last)
             return
         candidate = promise.sender if promise.kind == Kind.VOTE else promise.to
         self.check(
@@ -84,6 +87,3 @@ class Check(Invariant):
             f"{term} and a vote for {vote:016x}",
         )
         self._voted[promise.sender, promise.group] = (promise.term, candidate)
-
-
-RAFT = 0x61

@@ -39,7 +39,8 @@ class Check(Invariant):
         damaged = host.disk.image.tainted()
         if reason is not None and damaged and "disk failed" not in reason and "disk is full" not in reason:
             self.check(
-                any(name in reason for name in damaged) or "divergence" in reason, f"the node stopped with {reason!r}; damaged are {damaged}"
+                any(name in reason for name in damaged) or "divergence" in reason,
+                f"the node stopped with {reason!r}; damaged are {damaged}",
             )
 
     def settled(self, request: Request) -> None:

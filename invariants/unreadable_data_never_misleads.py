@@ -18,7 +18,9 @@ class Check(Invariant):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self._had: dict[tuple[int, int], tuple[int, int]] = {}  # (replica, group) -> durable end of its log: index, term
+        self._had: dict[
+            tuple[int, int], tuple[int, int]
+        ] = {}  # (replica, group) -> durable end of its log: index, term
         self._damaged_at_boot: dict[str, bool] = {}
 
     def booted(self, host: Host) -> None:

@@ -280,10 +280,17 @@ def test_outages_are_counted_for_groups_whose_leader_was_killed() -> None:
     history = history_of(*((probe, n, 1, at - 0.01, at) for n, at in enumerate((1.0, 2.0, 4.0, 5.0))))
     history.faults = [
         Fault("kill", 1, 2.1, 3.0, leads=(1,)),
-        Fault("kill", 2, 4.1, 4.5),
+        Fault("kill", 2, 9.1, 9.5),
         Fault("stop", 1, 1.1, 2.0, leads=(1,)),
     ]
     assert outages(history) == [2.0]
+
+
+def test_the_outage_of_a_leader_is_not_judged_while_something_is_done_to_another_node() -> None:
+    probe = CAST.writers(Kind.PROBE)[1]
+    history = history_of(*((probe, n, 1, at - 0.01, at) for n, at in enumerate((1.0, 2.0, 4.0, 5.0))))
+    history.faults = [Fault("kill", 1, 2.1, 3.0, leads=(1,)), Fault("stop", 2, 2.5, 2.6)]
+    assert outages(history) == []
 
 
 def test_a_history_is_the_same_after_it_was_kept_and_read_again(tmp_path: Path) -> None:

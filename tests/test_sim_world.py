@@ -103,13 +103,15 @@ def test_wall_clock_jumps_and_the_monotonic_one_does_not() -> None:
 class Peer:
     """A listener that keeps what it gets."""
 
+    name = "node1"
+
     def __init__(self) -> None:
         self.end: End | None = None
         self.got = bytearray()
         self.pieces = 0
         self.closed = False
 
-    def accept(self, end: End, peer: str) -> bool:
+    def accept(self, end: End, peer: str, inner: bool) -> bool:
         self.end = end
         end.on_bytes, end.on_close = self._bytes, self._closed
         return True

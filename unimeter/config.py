@@ -85,6 +85,20 @@ class NodeConfig:
     alerts_list_max: int = 10_000
     no_space_retry_ns: int = SECOND_NS // 2
 
+    @property
+    def _own(self) -> Member | None:
+        return next((member for member in self.members if member.node_id == self.node_id), None)
+
+    @property
+    def client_address(self) -> str:
+        """Where clients are told to find this node."""
+        return self._own.client_address if self._own else self.advertise
+
+    @property
+    def peer_address(self) -> str:
+        """Where other nodes are told to find it; "": nowhere."""
+        return self._own.peer_address if self._own else ""
+
     def __post_init__(self) -> None:
         if self.entry_bytes_max < self.frame_bytes_max + 4 * KIB:
             raise ValueError(

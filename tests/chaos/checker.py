@@ -26,6 +26,7 @@ from tests.chaos.history import Fault, History, Trouble
 from tests.chaos.plan import METRICS, REGIONS, SEATS, Kind, Planned, tag_of
 
 SAID_MAX = 8  # sentences about one kind of thing
+ALONE_SECONDS = 3.0  # after a fault, in which nothing may happen to another node, or its outage is not the leader's
 WELL_SECONDS = 8.0  # a cluster that is whole for so long has had time to elect and to answer
 
 
@@ -322,11 +323,13 @@ def gap_around(acks: Sequence[float], at: float, window_s: float = 1.0) -> float
 
 
 def outages(history: History, kind: str = "kill") -> list[float]:
-    """Per leader to which this was done and per group it led: how long no write to the group was acknowledged."""
+    """Per leader to which only this was done, and per group that it led: how long no write was acknowledged."""
     acks = {group: history.acks_of_writer(writer) for group, writer in enumerate(history.cast.writers(Kind.PROBE))}
     found = []
     for fault in history.faults:
-        if fault.kind == kind:
+        others = (other for other in history.faults if other.node != fault.node)
+        alone = not any(other.since < fault.since + ALONE_SECONDS and fault.since < other.until for other in others)
+        if fault.kind == kind and alone:
             found += [gap_around(acks[group], fault.since) for group in fault.leads if group in acks]
     return sorted(gap for gap in found if gap is not None)
 

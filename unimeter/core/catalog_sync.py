@@ -4,6 +4,9 @@ The leader of group 0 (the coordinator) puts a change into its log. Once it is a
 coordinator sees to it that the leader of each other group puts it into its own log, in order. The client gets its
 answer when all groups have applied it and all nodes that can be reached know of it: an ingest right after it works,
 wherever it goes. A coordinator that dies half-way is followed by one that finds the groups behind and goes on.
+
+A node that hears of a newer catalog than any of its groups has, and does not get it from a log soon (it may hold no
+replica at all), asks the coordinator for it: it must know the metrics of what it splits and forwards.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from unimeter.core.peers import NEVER_NS
 from unimeter.core.refusal import Refused
 from unimeter.kernels import layout
 
-SEEN_NS = SECOND_NS  # so long a node that can be reached may take to hear of a change
+SEEN_GOSSIPS = 5  # so many gossip intervals a node that can be reached may take to hear of a change
 AGAIN_NS = SECOND_NS // 20  # before a group that refused a change is asked again
 
 Ask = Callable[[int, str, dict[str, Any], Done], None]
@@ -35,13 +38,19 @@ class Waiter:
 
 
 class CatalogSync:
-    def __init__(self, groups: Sequence[Group], ask: Ask) -> None:
+    def __init__(self, groups: Sequence[Group], ask: Ask, gossip_ns: int) -> None:
         self._groups = groups
+        self._gossip_ns = gossip_ns
+        self._behind_since_ns: int | None = None
+        self._fetching = False
         self._ask = ask  # have a group's leader do something
         self._known = [0] * len(groups)  # catalog version of each group, as its leader last said
         self._asked: dict[int, None] = {}  # groups with a change on its way
         self._again_ns: dict[int, int] = {}
         self._waiters: list[Waiter] = []
+        self.newest_heard: Callable[[], int] = lambda: 0  # the greatest version that any node speaks of
+        self.newest_here: Callable[[], int] = lambda: 0
+        self.got: Callable[[bytes], None] = lambda _dump: None  # a catalog that no log brought
         self.seen: Callable[[], int] = lambda: 0  # the least catalog version of all nodes that can be reached
 
     def learn(self, group: int, version: int) -> None:
@@ -57,7 +66,7 @@ class CatalogSync:
                 done(outcome)
                 return
             answer: Answer = {"id": outcome[0].id, "created": outcome[1]} if outcome else {}
-            self._waiters.append(Waiter(group.catalog.version, now_ns + SEEN_NS, answer, done))
+            self._waiters.append(Waiter(group.catalog.version, now_ns + SEEN_GOSSIPS * self._gossip_ns, answer, done))
 
         group.propose(layout.UM_ENTRY_CATALOG, body, applied)
 
@@ -75,7 +84,7 @@ class CatalogSync:
         first = self._groups[0]
         if not first.leading:
             self._stop()
-            return NEVER_NS
+            return self._catch_up(now_ns)
         catalog = first.catalog
         next_ns = NEVER_NS
         for group in self._groups[1:]:
@@ -95,6 +104,26 @@ class CatalogSync:
             self._ask(number, "follow", change, self._followed(number))
             next_ns = min(next_ns, now_ns + AGAIN_NS)
         return min(next_ns, self._answer(now_ns))
+
+    def _catch_up(self, now_ns: int) -> int:
+        """Not the coordinator: ask it for the catalog when no log brings it. Returns when to come again."""
+        if self._fetching or self.newest_heard() <= self.newest_here():
+            self._behind_since_ns = None
+            return NEVER_NS
+        if self._behind_since_ns is None:
+            self._behind_since_ns = now_ns
+        due_ns = self._behind_since_ns + self._gossip_ns
+        if now_ns < due_ns:
+            return due_ns
+        self._behind_since_ns, self._fetching = None, True
+
+        def done(answer: Answer | Refused) -> None:
+            self._fetching = False
+            if not isinstance(answer, Refused):
+                self.got(answer["catalog"])
+
+        self._ask(0, "metrics", {}, done)
+        return now_ns + self._gossip_ns
 
     def _followed(self, number: int) -> Done:
         def done(answer: Answer | Refused) -> None:

@@ -73,10 +73,14 @@ class Cluster:
         self.unfit = False  # this node should not lead: its disk is full, or it cannot read its journal
         self.unfit_nodes: set[int] = set()  # those that say so of themselves
         self._next_gossip_ns = 0
+        self._now_ns = 0  # of the present turn
         self._told: tuple[Any, ...] = ()  # what the last gossip was made of
         self._roles: list[tuple[int, Role, int]] = [(0, Role.FOLLOWER, 0)] * len(groups)
         self.notice: Callable[[str], None] = lambda _line: None
         catalogs.seen = self._least_catalog
+        catalogs.newest_heard = lambda: max(self._versions.values(), default=0)
+        catalogs.newest_here = self._catalog_version
+        self.spare_version = 0  # of a catalog that this node has though none of its groups does
 
     # ---- frames ----
 
@@ -136,6 +140,7 @@ class Cluster:
 
     def turn(self, now_ns: int) -> int:
         """Look at who leads what, tell the others. Returns when to come again."""
+        self._now_ns = now_ns
         for group in self._groups:
             self._look(group)
         if self._groups[0].cluster:
@@ -186,7 +191,7 @@ class Cluster:
     # ---- gossip ----
 
     def _catalog_version(self) -> int:
-        return max(group.catalog.version for group in self._groups)
+        return max(self.spare_version, *(group.catalog.version for group in self._groups))
 
     def _least_catalog(self) -> int:
         fellows = (peer for peer in self.peers if peer.cluster_id == self.cluster_id and not peer.damaged)
@@ -238,6 +243,10 @@ class Cluster:
         if known.version:
             body["registry"] = known.encode()
         return body
+
+    def refresh(self) -> None:
+        """Make the reports of the groups that this node leads new."""
+        self._body(self._now_ns)
 
     def _report(self, number: int, report: GroupReport) -> None:
         known = self.reports.get(number)

@@ -65,6 +65,7 @@ class Coordinator:
 
         def applied(outcome: Outcome) -> None:
             self._proposing = False
+            self._next_ns = 0
             if not isinstance(outcome, Refused):
                 self._cluster.learn_registry(self._group.cluster)
             done(outcome if isinstance(outcome, Refused) else None)
@@ -75,7 +76,8 @@ class Coordinator:
     def turn(self, now_ns: int) -> int:
         """Returns when to come again."""
         raft = self._group.raft
-        if not raft.accepting or len(self.registry.nodes) < 2:
+        if not raft.accepting:
+            self._next_ns = 0
             self._proposing = self._proposing and raft.role is Role.LEADER
             return NEVER_NS
         if now_ns < self._next_ns:
@@ -85,6 +87,8 @@ class Coordinator:
             corrected = self._corrected()
             if corrected is not None:
                 self.change(corrected, lambda _: None)
+            elif len(self.registry.nodes) < 2:
+                self._next_ns = NEVER_NS  # until this node is the coordinator again
             elif self._all_reported(now_ns):
                 moving = self._move()
                 if not moving and now_ns >= self._transfer_again_ns:
@@ -97,6 +101,10 @@ class Coordinator:
         """With the replica ids that the nodes have now, and without nodes that are removed and hold nothing."""
         for node in self.registry.nodes.values():
             peer = self._cluster.peers.of_node(node.node_id)
+            moved = self._addresses(node)
+            if moved != (node.client_address, node.peer_address):
+                self._notice(f"node {node.node_id} is at {moved[0]} (for nodes: {moved[1]}) now")
+                return self.registry.with_node(replace(node, client_address=moved[0], peer_address=moved[1]))
             if peer is not None and peer.cluster_id and not peer.damaged and peer.replica != node.replica:
                 self._notice(f"node {node.node_id} is a new replica: {peer.replica:016x}")
                 return self.registry.with_node(replace(node, replica=peer.replica))
@@ -104,6 +112,16 @@ class Coordinator:
                 self._notice(f"node {node.node_id} holds nothing any more: it is removed")
                 return self.registry.without(node.node_id)
         return None
+
+    def _addresses(self, node: NodeRecord) -> tuple[str, str]:
+        """(for clients, for nodes): where it says that it is, if it is there to say so."""
+        if node.node_id == self._config.node_id:
+            own = self._config
+            return own.client_address or node.client_address, own.peer_address or node.peer_address
+        peer = self._cluster.peers.of_node(node.node_id)
+        if peer is None:
+            return node.client_address, node.peer_address
+        return peer.client_address or node.client_address, peer.peer_address or node.peer_address
 
     @staticmethod
     def _has(report: GroupReport, replica: int) -> bool:
@@ -172,7 +190,7 @@ class Coordinator:
         if lost:
             return lost[0], 0
         bad = [replica for replica in report.voters if not self._stays(replica)]
-        short = len(report.voters) < min(self.registry.replicas, len(holds))
+        short = len(report.voters) < self.registry.replicas <= len(holds)
         if not bad and not short:
             if not waiting:
                 return None

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from unimeter.config import NodeConfig
+from unimeter.config import NodeConfig, state_limits
 from unimeter.core import door, founding, peer_wire
 from unimeter.core.effects import Effect
 from unimeter.core.flow import NoSpace, ReadFailed
@@ -64,8 +64,8 @@ DISK_FAILED = (
 class Node:
     """One node. `deadline_ns`: when it next wants TimePassed (monotonic ns)."""
 
-    def __init__(self, config: NodeConfig, kernels: Kernels, limits: Limits, seed: int = 0) -> None:
-        """`limits`: of every group's state. `seed`: 64 bits from which all chance of this process is drawn."""
+    def __init__(self, config: NodeConfig, kernels: Kernels, limits: Limits | None, seed: int = 0) -> None:
+        """`limits`: of every group's state; None: its share of config.memory_max_bytes. `seed`: 64 bits from which all chance of this process is drawn."""
         self.config = config
         self.deadline_ns = NEVER_NS
         self.ready = False
@@ -133,7 +133,8 @@ class Node:
                     self._links.dropped(link)
             case Booted(files):
                 self._started_ns = now.monotonic_ns
-                self._recovery = Recovery(self._kernels, self.config, self._limits, self._prng, files)
+                limits = self._limits_of(self.config.group_count)
+                self._recovery = Recovery(self._kernels, self.config, limits, self._prng, files)
                 self._flows.start(self._recovery.run(), self._found, self._no_room_to_start)
             case StopRequested():
                 if self.serving is None:
@@ -199,6 +200,9 @@ class Node:
 
     # ---- start-up ----
 
+    def _limits_of(self, group_count: int) -> Limits:
+        return self._limits or state_limits(self.config.memory_max_bytes // group_count)
+
     def _found(self, found: Recovered | Unusable | Fresh) -> None:
         if isinstance(found, Recovered):
             self._begin(found)
@@ -206,7 +210,8 @@ class Node:
         if isinstance(found, Unusable):
             self._await_rejoin(found)
         else:
-            self._newcomer = Newcomer(self.config, self._limits, found.cluster_id, found.replica)
+            limits = self._limits_of(self.config.group_count)
+            self._newcomer = Newcomer(self.config, limits, found.cluster_id, found.replica)
             self._replica = found.replica
         self._peers.introduce(self._hello)
         self._wake()
@@ -222,7 +227,7 @@ class Node:
         self._newcomer, self._rejoin = None, None
         self._replica, self._founding = found.identity.replica, found.founding
         self.serving = Serving(
-            self._kernels, self.config, self._limits, found, self._prng, self._out, self._links, self._flows, self._peers,
+            self._kernels, self.config, self._limits_of(found.founding.group_count), found, self._prng, self._out, self._links, self._flows, self._peers,
             self._now, self._wake, self._halt, self._notice, self.marks,
         )  # fmt: skip
         self._peers.introduce(self._hello)
@@ -261,6 +266,8 @@ class Node:
             "cluster": 0 if known is None else known.cluster_id,
             "founding": None if known is None else known.body(),
             "damaged": self._rejoin is not None,
+            "client": self.config.client_address,
+            "peer": self.config.peer_address,
         }
 
     def _peer_frames(self, event: FramesArrived) -> None:

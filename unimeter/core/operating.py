@@ -14,6 +14,7 @@ from unimeter.core.registry import ACTIVE, DRAINING, REMOVED, NodeRecord, Regist
 
 NODE_ID_MAX = 255
 ADDRESS_BYTES_MAX = 23
+REPLICAS_GROWN = 3  # of each group, once a cluster that began smaller has as many nodes
 
 Change = Callable[[Registry, Callable[[Refused | None], None]], None]
 Ask = Callable[[int, str, dict[str, Any], Done], None]
@@ -67,8 +68,25 @@ class Operating:
         taken = [n.node_id for n in registry.nodes.values() if n.node_id != number and n.client_address == address]
         if taken:
             raise Refused("bad_request", f"node {taken[0]} has the address {address}", "give each node its own")
+        unreachable = [n.node_id for n in registry.nodes.values() if not n.peer_address]
+        if unreachable:
+            raise Refused(
+                "bad_request",
+                f"node {unreachable[0]} has no address for other nodes",
+                f"restart it with --member {unreachable[0]}=CLIENT_ADDRESS,PEER_ADDRESS first",
+            )
+        if known is not None and self._cluster.peers.of_node(number) is not None:
+            raise Refused(
+                "bad_request",
+                f"node {number} is there, at {known.client_address} and {known.peer_address}",
+                "give the new node a number of its own",
+            )
         replica = 0 if known is None else known.replica
-        self._commit(registry.with_node(NodeRecord(number, address, peer, replica, ACTIVE)), done)
+        changed = registry.with_node(NodeRecord(number, address, peer, replica, ACTIVE))
+        active = sum(node.state == ACTIVE for node in changed.nodes.values())
+        if registry.replicas < REPLICAS_GROWN <= active:
+            changed = replace(changed, replicas=REPLICAS_GROWN)  # a cluster of one that has grown is replicated
+        self._commit(changed, done)
 
     def _leave(self, body: dict[str, Any], state: str, done: Done) -> None:
         number, registry = _number(body, "id"), self._cluster.topology.registry
@@ -103,6 +121,7 @@ class Operating:
         self._ask(group, "transfer", {"to": node.replica}, done)
 
     def _status(self) -> dict[str, Any]:
+        self._cluster.refresh()
         topology, reports, peers = self._cluster.topology, self._cluster.reports, self._cluster.peers
         own = self._config.node_id
         nodes = []

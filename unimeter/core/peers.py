@@ -35,6 +35,8 @@ class Peer:
     node_id: int = 0
     replica: int = 0
     cluster_id: int = 0  # 0: fresh
+    client_address: str = ""  # where it says that it is to be found
+    peer_address: str = ""
     damaged: bool = False  # it says that its data cannot be believed
 
 
@@ -51,7 +53,7 @@ class Peers:
         self._dialling: dict[int, int] = {}  # ref -> node id
         self._again_ns: dict[int, int] = {}  # node id -> when to dial it again
         self._refs = 0
-        self._hello: Callable[[], dict[str, Any]] = dict
+        self._hello: Callable[[], dict[str, Any]] | None = None  # None: this node does not know itself yet
         self.on_gone: Callable[[Peer], None] = lambda _peer: None  # a link, greeted or not, is no more
 
     # ---- who is there ----
@@ -89,7 +91,8 @@ class Peers:
             self._say_hello(link)
 
     def _say_hello(self, link: int) -> None:
-        self._out.send(link, peer_wire.pack_map(self._kernels, peer_wire.HELLO, self._hello()))
+        if self._hello is not None:
+            self._out.send(link, peer_wire.pack_map(self._kernels, peer_wire.HELLO, self._hello()))
 
     def turn(self, now_ns: int) -> int:
         """Dial who is missing, close what is silent. Returns when to come again."""
@@ -161,6 +164,7 @@ class Peers:
             del self._by_replica[peer.replica]
         peer.node_id, peer.replica, peer.cluster_id = node_id, replica, body.get("cluster", 0)
         peer.damaged = bool(body.get("damaged"))
+        peer.client_address, peer.peer_address = str(body.get("client", "")), str(body.get("peer", ""))
         self._by_node[node_id] = self._by_replica[replica] = peer
         return peer
 

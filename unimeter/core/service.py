@@ -68,6 +68,7 @@ class Service:
         self.topology = topology
         self.config = config
         self._kernels = kernels
+        self._spare: Catalog | None = None
         self.wall_ns = 0  # of the current step
         self.status: Callable[[], Status] = _no_status
         self.refuse_writes: Callable[[int], Refused | None] = lambda _bytes: None
@@ -91,7 +92,14 @@ class Service:
     @property
     def catalog(self) -> Catalog:
         """The newest that any group of this node has: changes reach the groups one after the other."""
-        return max((group.catalog for group in self.groups), key=lambda catalog: catalog.version)
+        own = max((group.catalog for group in self.groups), key=lambda catalog: catalog.version)
+        return self._spare if self._spare is not None and self._spare.version > own.version else own
+
+    def take_catalog(self, dump: bytes) -> int:
+        """Use that catalog until a group of this node has a newer one. Returns its version."""
+        self._spare = Catalog(self._kernels)
+        self._spare.load(dump)
+        return self._spare.version
 
     def metric(self, code: str) -> Metric:
         metric = self.catalog.get(code)

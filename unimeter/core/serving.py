@@ -122,7 +122,7 @@ class Serving:
         self.replication = Replication(kernels, config, self.groups, peers, self.journal, self._log_marks)
         self.bundles = Bundles(kernels, config, self.groups, peers, self.topology, links)
         self.calls = Calls(peers, self.topology, self._serve_call)
-        self.catalogs = CatalogSync(self.groups, self._ask)
+        self.catalogs = CatalogSync(self.groups, self._ask, config.gossip_ns)
         self.divergence = Divergence(self.groups, peers)
         self.cluster = Cluster(
             self.cluster_id, config, self.groups, self.topology, peers, self.replication, self.bundles, self.calls, self.catalogs,
@@ -167,9 +167,13 @@ class Serving:
         self.replication.unreadable = self._found_unreadable
         for reads in self.reads:
             reads.unreadable = self._found_unreadable
+        self.catalogs.got = self._got_catalog
         self.divergence.halt = self._diverged
         self.divergence.notice = self._notice
         self.cluster.notice = self._notice
+
+    def _got_catalog(self, dump: bytes) -> None:
+        self.cluster.spare_version = self.service.take_catalog(dump)
 
     def _start_flow(self, flow: Flow[None]) -> None:
         def ended(_: None) -> None:
@@ -366,7 +370,8 @@ class Serving:
         """Why nothing of `size_bytes` can be taken into the log now, if so."""
         if self._stopping:
             return LEAVING if len(self.topology.registry.nodes) > 1 else STOPPING
-        if self._upkeep.disk_full and not self.journal.next_segment_ready:
+        full = self._upkeep.disk_full and not self.journal.next_segment_ready
+        if full and any(group.leading for group in self.groups):
             waiting = sum(group.waiting_bytes() for group in self.groups)
             if waiting + size_bytes + 2 * ENTRY_BYTES > self.journal.room_bytes():
                 return DISK_FULL

@@ -13,8 +13,8 @@ from typing import Any
 
 from unimeter.sim import wire1, wire2
 from unimeter.sim.behaviours import Base
-from unimeter.sim.client import AnyResponse
 from unimeter.sim.events import Metric, Slot, Threshold
+from unimeter.sim.line import AnyResponse
 from unimeter.sim.requests import ACKED, Control, Request
 from unimeter.sim.space import LATER_DIMENSION
 from unimeter.sim.world import MS

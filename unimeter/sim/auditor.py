@@ -12,9 +12,9 @@ import msgpack
 
 from unimeter.sim import periods, wire2
 from unimeter.sim.behaviours import Base
-from unimeter.sim.client import AnyResponse
 from unimeter.sim.events import MONTH, Account, Metric
 from unimeter.sim.ledger import Ledger, Series
+from unimeter.sim.line import AnyResponse
 from unimeter.sim.requests import ACKED, Control, EventList, Query, Request
 
 EVER = (0, 2**63 - 1)

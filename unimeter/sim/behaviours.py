@@ -15,8 +15,8 @@ from typing import Any
 import msgpack
 
 from unimeter.sim import codec
-from unimeter.sim.client import AnyResponse
 from unimeter.sim.events import Metric
+from unimeter.sim.line import AnyResponse
 from unimeter.sim.prng import Prng
 from unimeter.sim.requests import ACKED, UNKNOWN, EventList, Ingest, Query, Request
 from unimeter.sim.space import Space

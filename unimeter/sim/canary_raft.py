@@ -162,7 +162,7 @@ def one_node_computes_otherwise(run: Run) -> None:
     """Node 2 flips a bit of one bucket after thirty entries."""
     host = run.cluster.hosts[min(1, len(run.cluster.hosts) - 1)]
     kernels = WrappedKernels(run.kernels)
-    host.setup = replace(host.setup, kernels=kernels)  # type: ignore[arg-type]
+    host.setup = replace(host.setup, kernels=kernels)
     seen = 0
 
     class Wrong(WrappedState):
@@ -207,4 +207,4 @@ def believes_what_it_can_read(run: Run) -> None:
     for host in run.cluster.hosts:
         kernels = WrappedKernels(run.kernels)
         kernels.journal_find_later = lambda data, seq: -1
-        host.setup = replace(host.setup, kernels=kernels)  # type: ignore[arg-type]
+        host.setup = replace(host.setup, kernels=kernels)

@@ -21,9 +21,7 @@ VANDAL_STRIKES = 6
 
 
 def make_client(run: Run, behaviour: Base, prng: Prng, manners: Manners) -> Client:
-    return Client(
-        behaviour.name, run.places, run.world, run.network, run.kernels, prng, behaviour, run.watch, manners
-    )
+    return Client(behaviour.name, run.places, run.world, run.network, run.kernels, prng, behaviour, run.watch, manners)
 
 
 class Cast:
@@ -57,7 +55,9 @@ class Cast:
         operators = []
         if run.cluster.replicated:
             stage = run.faults.stage
-            self.operator = Operator(*args("operator"), cluster=run.cluster, boot=stage.restart_later, stop=Host.stop)
+            self.operator = Operator(
+                *args("operator"), cluster=run.cluster, places=run.places, boot=stage.restart_later, stop=Host.stop
+            )
             operators = [self.operator]
         return [
             *operators,

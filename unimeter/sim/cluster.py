@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from unimeter.config import Member, NodeConfig
+from unimeter.core.raft.state import Role
 from unimeter.sim.clock import WallClock
 from unimeter.sim.host import Host, NodeSetup, Watcher
 from unimeter.sim.prng import Prng
@@ -209,5 +210,5 @@ def raft_of(host: Host, group: int) -> Any:
 
 
 def is_leader(raft: Any) -> bool:
-    return raft.role.name == "LEADER"
-
+    """Does it believe that it leads?"""
+    return raft.role is Role.LEADER

@@ -90,7 +90,9 @@ class NetworkFaults(FaultKinds):
         others = [other for other in self.cluster.members if other is not host]
         if not others:
             return False
-        self._part([self._route(other, host) for other in others] + [self._route(host, other) for other in others], luck)
+        self._part(
+            [self._route(other, host) for other in others] + [self._route(host, other) for other in others], luck
+        )
         return True
 
     def isolate_from_clients(self, host: Host, luck: Prng) -> bool:

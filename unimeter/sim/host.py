@@ -27,7 +27,6 @@ from unimeter.sim.network import End, Network
 from unimeter.sim.prng import Prng
 from unimeter.sim.world import World
 
-
 BUCKET_SUM_OFFSET = layout.LAYOUTS["um_bucket"][1]["sum_lo"]
 DIGEST_OFFSET = layout.LAYOUTS["um_meta"][1]["digest"]
 NEVER_NS = 1 << 62

@@ -222,9 +222,7 @@ def place_of(metric: Metric, time_ns: int, ledger: Ledger, group: int) -> int:
     earlier = (
         event.seq
         for event in ledger.log
-        if event.ident.metric == metric.code
-        and group_at(event.seq) == group
-        and ledger.stored_from_ns(event) < time_ns
+        if event.ident.metric == metric.code and group_at(event.seq) == group and ledger.stored_from_ns(event) < time_ns
     )
     return max(earlier, default=0) + 1
 

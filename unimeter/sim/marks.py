@@ -66,7 +66,11 @@ def mark_process(run: Run, host: Host) -> None:
     for mark, times in node.marks.items():
         _add(run, mark, times)
     serving = node.serving
-    figures = {"bundles": serving.bundles.sent, "fetches": serving.replication.fetches, "compared": serving.divergence.compared}
+    figures = {
+        "bundles": serving.bundles.sent,
+        "fetches": serving.replication.fetches,
+        "compared": serving.divergence.compared,
+    }
     for figure, times in figures.items():
         _add(run, FIGURES[figure], times)
     _add(run, "recovered from a checkpoint", bool(node.recovered.checkpoints))

@@ -13,9 +13,10 @@ import msgpack
 
 from unimeter.sim import wire2
 from unimeter.sim.behaviours import Base
-from unimeter.sim.client import AnyResponse
 from unimeter.sim.cluster import Cluster
 from unimeter.sim.host import Host
+from unimeter.sim.line import AnyResponse
+from unimeter.sim.places import Places
 from unimeter.sim.requests import ACKED, Control, Request
 
 REFUSALS_MAX = 200  # of one removal, until it is said to be impossible
@@ -24,9 +25,12 @@ REFUSALS_MAX = 200  # of one removal, until it is said to be impossible
 class Operator(Base):
     """Finished while it has nothing to do."""
 
-    def __init__(self, *args: Any, cluster: Cluster, boot: Callable[[Host], None], stop: Callable[[Host], None]) -> None:
+    def __init__(
+        self, *args: Any, cluster: Cluster, places: Places, boot: Callable[[Host], None], stop: Callable[[Host], None]
+    ) -> None:
         super().__init__(*args)
         self.cluster = cluster
+        self._places = places  # clients hear of nodes that come and go
         self.done: dict[str, int] = {}  # operation -> how often it was carried out
         self.wake: Callable[[], None] = lambda: None  # its client has something to send again
         self._boot = boot
@@ -92,9 +96,11 @@ class Operator(Base):
         self.done[op] = self.done.get(op, 0) + 1
         if op == "add":
             self.cluster.members.append(host)
+            self._places.addresses.append(host.setup.config.advertise)
             self._boot(host)
         elif op == "remove":
             self._leaving = host
+            self._places.addresses.remove(host.setup.config.advertise)
         return ACKED
 
     def _look(self, status: dict[str, Any]) -> None:

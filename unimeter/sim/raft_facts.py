@@ -28,7 +28,7 @@ class Promise(NamedTuple):
     to: int
     sender: int
     term: int
-    index: int
+    last: int
 
 
 def promises(data: bytes) -> Iterator[Promise]:
@@ -40,7 +40,9 @@ def promises(data: bytes) -> Iterator[Promise]:
         if type_ == peer_wire.RAFT:
             place, stop = at, at + length
             while place < stop:
-                kind, reject, group, entries_bytes, to, sender, term, index, *_ = peer_wire.MESSAGE.unpack_from(data, place)
+                kind, reject, group, entries_bytes, to, sender, term, index, *_ = peer_wire.MESSAGE.unpack_from(
+                    data, place
+                )
                 place += peer_wire.MESSAGE.size + entries_bytes
                 if kind in PROMISES and not reject:
                     yield Promise(kind, group, to, sender, term, index)

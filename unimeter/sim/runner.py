@@ -88,16 +88,12 @@ class Run:
         wall_ns = start_of_time(prng.stream("wall"))
         self.config = scenario.node
         shape = scenario.shape(prng.stream("shape"))
-        self.cluster = Cluster(
-            shape, scenario.node, scenario.limits, kernels, self.world, self.network, wall_ns, prng
-        )
+        self.cluster = Cluster(shape, scenario.node, scenario.limits, kernels, self.world, self.network, wall_ns, prng)
         self.places = Places(self.cluster.addresses(), shape.groups, kernels)
         self.ledger = Ledger(self.places)
         self.metrics = make_metrics(prng.stream("metrics"))
         self.space = Space(prng.stream("space"), wall_ns, self.metrics, scenario.space)
-        self.faults = Faults(
-            self.world, self.network, self.cluster, list(scenario.faults), prng.stream("faults")
-        )
+        self.faults = Faults(self.world, self.network, self.cluster, list(scenario.faults), prng.stream("faults"))
         self.watch = Watch(self)
         self.cluster.watched_by(self.watch)
         self.cast = Cast(self, prng.stream("clients"))

@@ -126,7 +126,19 @@ def parse(name: str, text: str) -> Scenario:
 
 
 def _build(name: str, table: dict[str, Any]) -> Scenario:
-    known = {"description", "weight", "cluster", "run", "node", "limits", "clients", "manners", "space", "faults", "expect"}
+    known = {
+        "description",
+        "weight",
+        "cluster",
+        "run",
+        "node",
+        "limits",
+        "clients",
+        "manners",
+        "space",
+        "faults",
+        "expect",
+    }
     if unknown := sorted(set(table) - known):
         raise ValueError(f"unknown keys {unknown}")
     if not str(table["description"]).endswith("."):

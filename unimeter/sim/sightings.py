@@ -48,7 +48,9 @@ def sightings(raft: Any, before: Sight, now: Sight) -> Iterator[str]:
             yield "election_begun"
         if before.role.name == "LEADER":
             yield "leader_deposed"
-    if now.last_index < before.last_index or (now.last_index == before.last_index and now.last_term != before.last_term):
+    if now.last_index < before.last_index or (
+        now.last_index == before.last_index and now.last_term != before.last_term
+    ):
         yield "log_truncated"
     elif now.last_index > before.last_index:
         yield "entry_appended"

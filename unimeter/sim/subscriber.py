@@ -37,7 +37,9 @@ class Subscriber:
         self._buffer = bytearray()
 
     def start(self) -> None:
-        address = self._prng.choice(self._places.addresses) if len(self._places.addresses) > 1 else self._places.addresses[0]
+        address = (
+            self._prng.choice(self._places.addresses) if len(self._places.addresses) > 1 else self._places.addresses[0]
+        )
         self._network.connect(address, self.name, self._opened, self._again)
 
     def _again(self) -> None:

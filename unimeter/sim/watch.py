@@ -37,8 +37,12 @@ class Watch:
         self.invariants: list[Invariant] = [kind(run) for kind in ALL]
         self._hooks = {name: self._overriders(name) for name in HOOKS}
         self._stepped = self._hooks["stepped"]
-        self._logs: dict[tuple[str, int], tuple[Any, ...]] = {}  # (host, group) -> process, replica and where its log is
-        self._applied: dict[tuple[str, int], tuple[tuple[int, int], int]] = {}  # (host, group) -> process, replica and index
+        self._logs: dict[
+            tuple[str, int], tuple[Any, ...]
+        ] = {}  # (host, group) -> process, replica and where its log is
+        self._applied: dict[
+            tuple[str, int], tuple[tuple[int, int], int]
+        ] = {}  # (host, group) -> process, replica and index
         self._replicated = run.cluster.replicated
 
     def _overriders(self, name: str) -> list[Any]:

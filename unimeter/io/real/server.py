@@ -39,7 +39,6 @@ from typing import Any, NoReturn
 import uvloop
 
 from unimeter import kernels
-from unimeter.config import state_limits
 from unimeter.core.node import Node
 from unimeter.io.driver import Driver
 from unimeter.io.real.address import Address, bind
@@ -104,7 +103,7 @@ class Server:
         self._disk.around = self._network.together
         implementation = kernels.load()
         seed = int.from_bytes(os.urandom(8), "little")
-        self._node = Node(config, implementation, state_limits(options.memory_max_bytes), seed)
+        self._node = Node(config, implementation, None, seed)
         self._driver = Driver(self._node, self._clock, self._disk, self._network, self, implementation, config)
         self._network.events = self._driver
         self._admin = self._open_admin(options.admin)
