@@ -28,7 +28,7 @@ class Check(Invariant):
     def applied(self, host: Host, group: int, index: int, fresh: bool) -> None:
         highest = self._highest.get((host.name, group), 0)
         if fresh and self._damaged_at_boot[host.name] and not self.run.cluster.replicated:
-            last = host.node.groups[group].raft.log.last_index
+            last = host.node.groups[group].raft.stable_index
             self.check(
                 last >= highest,
                 f"started on damaged files {host.disk.image.tainted()} at index {last}, but {highest} had been applied",

@@ -16,7 +16,12 @@ from unimeter.kernels import protocol as wire
 
 GROUPS = 4
 DECIDED = 15_000  # milliseconds after which everything has an answer
-MAY_BE_SENT_AGAIN = (wire.V1_STATUS_NOT_LEADER, wire.V1_STATUS_BACKPRESSURE, wire.V1_STATUS_ERROR, wire.V1_STATUS_REDIRECT)
+MAY_BE_SENT_AGAIN = (
+    wire.V1_STATUS_NOT_LEADER,
+    wire.V1_STATUS_BACKPRESSURE,
+    wire.V1_STATUS_ERROR,
+    wire.V1_STATUS_REDIRECT,
+)
 
 
 @pytest.fixture
@@ -115,7 +120,9 @@ def test_a_link_that_breaks_under_a_bundle_is_answered_as_unknown_and_may_be_sen
     for inner in list(bench.machines[number].other_end):
         bench._hang_up(number, inner)
     bench.run(5)
-    assert [(request_id, status) for request_id, status, _ in answers(bench, number, link)] == [(7, wire.V1_STATUS_ERROR)]
+    assert [(request_id, status) for request_id, status, _ in answers(bench, number, link)] == [
+        (7, wire.V1_STATUS_ERROR)
+    ]
     heal(bench)
     bench.run(8000, bench.ready)
     clients = Clients(bench)

@@ -85,9 +85,17 @@ def check_everywhere(bench: ClusterBench, wanted: list[tuple[int, int]], open_: 
     times = sorted(at for at, _ in wanted)
     for number in bench.machines:
         assert sorted(events(clients, number)) == sorted(wanted)
-        for start, end in [(times[0], times[-1]), (times[1], times[-1] + 1), (times[len(times) // 2], times[-1] + HOUR)]:
+        for start, end in [
+            (times[0], times[-1]),
+            (times[1], times[-1] + 1),
+            (times[len(times) // 2], times[-1] + HOUR),
+        ]:
             inside = [value for at, value in wanted if start <= at < end]
-            assert usage(clients, number, start, end) == (sum(inside), len(inside)), (number, start - JAN_1, end - JAN_1)
+            assert usage(clients, number, start, end) == (sum(inside), len(inside)), (
+                number,
+                start - JAN_1,
+                end - JAN_1,
+            )
     assert len({node.groups[0].state.meta().digest for node in bench.nodes()}) == 1
 
 

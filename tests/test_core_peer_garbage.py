@@ -80,7 +80,25 @@ def stranger(shared: ClusterBench) -> Iterator[Stranger]:
 
 def value(chance: random.Random, depth: int = 2) -> Any:
     """Anything that msgpack can carry."""
-    small = [None, True, False, 0, 1, 2, -1, 255, 2**63, 2**64 - 1, -(2**63), 0.5, float("inf"), "", "x", b"", b"\xff" * 9]
+    small = [
+        None,
+        True,
+        False,
+        0,
+        1,
+        2,
+        -1,
+        255,
+        2**63,
+        2**64 - 1,
+        -(2**63),
+        0.5,
+        float("inf"),
+        "",
+        "x",
+        b"",
+        b"\xff" * 9,
+    ]
     kind = chance.randrange(8)
     if depth and kind == 0:
         return [value(chance, depth - 1) for _ in range(chance.randrange(12))]

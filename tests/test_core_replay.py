@@ -163,14 +163,18 @@ def test_the_log_is_that_of_the_last_writes_whatever_came_before(done: Steps) ->
     made = take(replay(), *records)
     assert log_of(made) == log
     assert made.group.applied_index <= made.raft_parts()[1].commit <= commit
-    digest = take(replay(), tuple(entry(0, i, t) for i, t in log[: made.group.applied_index]), (hard(0, 99, 0, commit),))
+    digest = take(
+        replay(), tuple(entry(0, i, t) for i, t in log[: made.group.applied_index]), (hard(0, 99, 0, commit),)
+    )
     assert digest.group.state.meta() == made.group.state.meta()
 
 
 @given(steps, st.integers(0, 24), st.integers(0, 24))
 @settings(max_examples=150, deadline=None)
 @pytest.mark.xfail(strict=True, reason="superseded entries in front of the checkpoint, see above")
-def test_a_checkpoint_anywhere_and_replaying_from_anywhere_before_it_is_the_same(done: Steps, at: int, back: int) -> None:
+def test_a_checkpoint_anywhere_and_replaying_from_anywhere_before_it_is_the_same(
+    done: Steps, at: int, back: int
+) -> None:
     records, log, commit = history(done)
     at = min(at, len(records) - 1)
     upto, then, _ = history(done[: at + 1])

@@ -9,7 +9,8 @@
  * Who leads the groups is said by a byte for each, `local`: 0, nobody that this node could ask; 1, taken here; any
  * other label, led by another node, the same label for the same node. A request that needs a group of label 0, or that
  * only needs groups of one other node, stops with UM_STOP_ELSEWHERE: its client must wait, or ask there. One that needs
- * several nodes is taken, and what is for others is theirs as bundles.
+ * several nodes is taken, and what is for others is theirs as bundles. While unknown_waits is set, the catalog may be
+ * behind: a request with events of metrics that it does not know stops with UM_STOP_ELSEWHERE, too.
  *
  * Where a request goes:
  *   rows in one group                      a batch there, as intake.c would make it
@@ -139,6 +140,7 @@ static void take_span(um_splitter *splitter, um_intake **intakes, const um_frame
 /* May the request be taken now? A stop code, UM_STOP_END for yes. */
 static uint32_t judge(um_splitter *splitter, um_intake **intakes, const uint8_t *local, const um__taken *taken, const um__parts *parts) {
     uint8_t led_by = 0, several_leaders = 0;
+    if (splitter->unknown_waits && taken->status == UM_REQ_OK && taken->unknown != 0) return UM_STOP_ELSEWHERE;
     for (uint64_t left = parts->wanted; left != 0; left &= left - 1) {
         const uint8_t label = local[lowest(left)];
         if (label == 0) return UM_STOP_ELSEWHERE;

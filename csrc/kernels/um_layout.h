@@ -363,7 +363,7 @@ typedef struct {
     um_arena staging, notes;    /* one request as it was read, before its rows go their ways */
     um_spans spans;
     uint64_t groups_wanted;     /* of the request that stopped: bit per group */
-    uint32_t group_count, reserved;
+    uint32_t group_count, unknown_waits;
     uint8_t group_of[256];      /* partition -> group */
 } um_splitter;
 

@@ -92,6 +92,11 @@ class ChaosNode:
     def up(self) -> bool:
         return self.process is not None and not self.stopped
 
+    def log(self, line: str) -> None:
+        """Every line with the time of the history."""
+        with self.log_path.open("a") as log:
+            log.write(f"{time.monotonic():.3f} {line}\n")
+
     def log_tail(self, lines: int = 12) -> str:
         with suppress(OSError):
             return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
@@ -150,13 +155,11 @@ class Cluster:
         node.ready.clear()
         node.stopped = False
         node.starts += 1
-        with node.log_path.open("ab") as log:
-            log.write(f"--- start {node.starts}\n".encode())
-            log.flush()
-            process = await asyncio.create_subprocess_exec(
-                *self.command(node), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                preexec_fn=die_with_parent, start_new_session=True,
-            )  # fmt: skip
+        process = await asyncio.create_subprocess_exec(
+            *self.command(node), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            preexec_fn=die_with_parent, start_new_session=True,
+        )  # fmt: skip
+        node.log(f"--- start {node.starts}")
         node.process = process
         if self.proxied:
             self.proxy.node_is(node.number, process.pid)
@@ -164,15 +167,22 @@ class Cluster:
 
     async def observe(self, node: ChaosNode, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
+        listener = asyncio.create_task(self.listen(node, process))
         while line := await process.stdout.readline():
             if line.startswith(b"ready") and node.process is process:
                 node.ready.set()
         code = await process.wait()
+        await listener
         if node.process is process:  # nobody asked for it
             node.process = None
             self.casualties.append(f"node {node.number} ended by itself with code {code}:\n{node.log_tail()}")
             if "in use" in node.log_tail(2):
                 self.casualties.append(f"who has its ports:\n{who_has(node.client_port, node.peer_port)}")
+
+    async def listen(self, node: ChaosNode, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        while line := await process.stderr.readline():
+            node.log(line.decode(errors="replace").rstrip())
 
     async def await_ready(self, node: ChaosNode, seconds: float = READY_WAIT_S) -> None:
         """Raises RuntimeError when it ended meanwhile, or needs too long."""

@@ -1,7 +1,7 @@
 """What a failed run left behind, told in order: python -m tests.chaos.postmortem DIRECTORY
 
-Faults, and the times in which a group's probe had no answer for long, by the second; then what the nodes said while a
-group stood still, what was wrong, and which calls of the SDK raised.
+Faults, what the nodes wrote to stderr, and the times in which a group's probe had no answer for long; then what the
+nodes said of their groups while one stood still, what was wrong, and which calls of the SDK raised.
 """
 
 from __future__ import annotations
@@ -18,9 +18,18 @@ GAP_SECONDS = 0.8
 SAID_MAX = 10
 
 
-def lines(history: History) -> Iterator[str]:
+def logged(place: Path) -> Iterator[tuple[float, str]]:
+    """What the nodes said, but for how far they had started."""
+    for path in sorted(place.glob("node*.log")):
+        for line in path.read_text(errors="replace").splitlines():
+            at, _, text = line.partition(" ")
+            if at.replace(".", "").isdigit() and not text.startswith("starting"):
+                yield float(at), f"        {path.stem}: {text}"
+
+
+def lines(history: History, place: Path) -> Iterator[str]:
     began = min(history.invokes, default=0.0)
-    told: list[tuple[float, str]] = []
+    told: list[tuple[float, str]] = list(logged(place))
     for fault in history.faults:
         led = f", led {', '.join(map(str, fault.leads))}" if fault.leads else ""
         until = fault.until - began
@@ -44,7 +53,7 @@ def main() -> int:
         print(__doc__)
         return 2
     place = Path(sys.argv[1])
-    for line in lines(History.load(place / "history.json.gz" if place.is_dir() else place)):
+    for line in lines(History.load(place / "history.json.gz"), place):
         print(line)
     return 0
 

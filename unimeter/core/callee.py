@@ -29,7 +29,7 @@ class Callee:
         self._service = service
         self._moves = moves
         self._what: dict[str, Callable[[Group, dict[str, Any], Done], None]] = {
-            "catalog": lambda _, body, done: catalogs.change(now_ns(), body["body"], done),
+            "catalog": lambda _, body, done: catalogs.change(body["body"], done),
             "follow": lambda group, body, done: catalogs.follow(group.number, body["body"], done),
             "metrics": lambda _group, _body, done: service.own_metrics(done),
             "alerts": self._alerts,

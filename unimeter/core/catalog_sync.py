@@ -3,7 +3,8 @@
 The leader of group 0 (the coordinator) puts a change into its log. Once it is applied there, it has a number, and the
 coordinator sees to it that the leader of each other group puts it into its own log, in order. The client gets its
 answer when all groups have applied it and all nodes that can be reached know of it: an ingest right after it works,
-wherever it goes. A coordinator that dies half-way is followed by one that finds the groups behind and goes on.
+wherever it goes. (A node that cannot be reached is not waited for: it does not forward to others' groups while it does not
+hear from the coordinator, and in the groups that it leads the change is there.) A coordinator that dies half-way is followed by one that finds the groups behind and goes on.
 
 A node that hears of a newer catalog than any of its groups has, and does not get it from a log soon (it may hold no
 replica at all), asks the coordinator for it: it must know the metrics of what it splits and forwards.
@@ -23,7 +24,6 @@ from unimeter.core.peers import NEVER_NS
 from unimeter.core.refusal import Refused
 from unimeter.kernels import layout
 
-SEEN_GOSSIPS = 5  # so many gossip intervals a node that can be reached may take to hear of a change
 AGAIN_NS = SECOND_NS // 20  # before a group that refused a change is asked again
 
 Ask = Callable[[int, str, dict[str, Any], Done], None]
@@ -32,7 +32,6 @@ Ask = Callable[[int, str, dict[str, Any], Done], None]
 @dataclass
 class Waiter:
     version: int
-    until_ns: int  # then the nodes that have not heard of it are not waited for
     answer: Answer
     done: Done
 
@@ -57,7 +56,7 @@ class CatalogSync:
         """A group's leader has applied so many changes."""
         self._known[group] = max(self._known[group], version)
 
-    def change(self, now_ns: int, body: bytes, done: Done) -> None:
+    def change(self, body: bytes, done: Done) -> None:
         """Coordinator: put a change into group 0's log. Raises Refused."""
         group = self._groups[0]
 
@@ -66,7 +65,7 @@ class CatalogSync:
                 done(outcome)
                 return
             answer: Answer = {"id": outcome[0].id, "created": outcome[1]} if outcome else {}
-            self._waiters.append(Waiter(group.catalog.version, now_ns + SEEN_GOSSIPS * self._gossip_ns, answer, done))
+            self._waiters.append(Waiter(group.catalog.version, answer, done))
 
         group.propose(layout.UM_ENTRY_CATALOG, body, applied)
 
@@ -103,7 +102,8 @@ class CatalogSync:
             change = {"body": numbered(catalog.changes[version - 1], version)}
             self._ask(number, "follow", change, self._followed(number))
             next_ns = min(next_ns, now_ns + AGAIN_NS)
-        return min(next_ns, self._answer(now_ns))
+        self._answer()
+        return next_ns
 
     def _catch_up(self, now_ns: int) -> int:
         """Not the coordinator: ask it for the catalog when no log brings it. Returns when to come again."""
@@ -134,19 +134,14 @@ class CatalogSync:
 
         return done
 
-    def _answer(self, now_ns: int) -> int:
+    def _answer(self) -> None:
         if not self._waiters:
-            return NEVER_NS
-        least = min([self._groups[0].catalog.version, *self._known[1:]])
-        seen = self.seen()
-        waiting: list[Waiter] = []
-        for waiter in self._waiters:
-            if least >= waiter.version and (seen >= waiter.version or now_ns >= waiter.until_ns):
-                waiter.done(waiter.answer)
-            else:
-                waiting.append(waiter)
-        self._waiters = waiting
-        return min((waiter.until_ns for waiter in waiting if waiter.until_ns > now_ns), default=NEVER_NS)
+            return
+        known = min([self._groups[0].catalog.version, *self._known[1:], self.seen()])
+        ripe = [waiter for waiter in self._waiters if waiter.version <= known]
+        self._waiters = [waiter for waiter in self._waiters if waiter.version > known]
+        for waiter in ripe:
+            waiter.done(waiter.answer)
 
     def _stop(self) -> None:
         """Another node coordinates now."""

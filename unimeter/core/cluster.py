@@ -86,6 +86,7 @@ class Cluster:
 
     def frame(self, now_ns: int, peer: Peer, type_: int, payload: bytes) -> None:
         """Any frame but HELLO, of a peer that has said hello. Raises BadFrame."""
+        self._now_ns = now_ns
         try:
             if type_ == peer_wire.RAFT:
                 self._replication.received(now_ns, peer, payload)
@@ -128,6 +129,17 @@ class Cluster:
         if node_id == self._config.node_id:
             return not self.unfit
         return self.peers.of_node(node_id) is not None and node_id not in self.unfit_nodes
+
+    def may_forward(self) -> bool:
+        """Does this node know every metric that anybody was told of? So it must when it takes events for groups that others
+        lead: it hears from the coordinator, and knows all that that one spoke of."""
+        coordinator = self.topology.leader(0)
+        if coordinator == self._config.node_id:
+            return True
+        peer, version = self.peers.of_node(coordinator), self._versions.get(coordinator)
+        if peer is None or version is None or self._catalog_version() < version:
+            return False
+        return self._now_ns - peer.heard_ns <= self._config.election_min_ns
 
     def node_of(self, replica: int) -> int:
         """Node id of a replica, 0 if it is nowhere to be found."""

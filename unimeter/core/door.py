@@ -75,6 +75,7 @@ class Door:
         self._links = links
         self._service = service
         self._front_v1, self._front_v2 = fronts
+        self.may_forward: Callable[[], bool] = lambda: True
         self._splitter = kernels.splitter(len(groups))
         self.write_refusal: Callable[[int], Refused | None] = lambda _bytes: None
         self.refused = 0
@@ -118,11 +119,13 @@ class Door:
         topology, own = self._topology, self._topology.node_id
         nodes = [own, *topology.registry.nodes]
         labels = bytearray()
+        forward = self.may_forward()
+        self._splitter.unknown_waits = not forward
         for group in self._groups:
             leader = topology.leader(group.number)
             if group.leading:
                 labels.append(1)
-            elif leader == own or not topology.address(leader):
+            elif leader == own or not topology.address(leader) or not forward:
                 labels.append(0)
             else:
                 labels.append(1 + nodes.index(leader))
@@ -132,12 +135,15 @@ class Door:
         """Why the request at which the kernel stopped is not for this node: all of it belongs to one other, or somebody
         is missing."""
         wanted = [group.number for group in self._groups if self._splitter.groups_wanted >> group.number & 1]
+        own, leader = self._topology.node_id, 0
         for group in wanted:
             leader = self._topology.leader(group)
-            if not self._groups[group].leading and (
-                leader == self._topology.node_id or not self._topology.address(leader)
-            ):
+            if (leader == own and not self._groups[group].leading) or not self._topology.address(leader):
                 return no_leader(group)
+            if leader != self._topology.leader(wanted[0]):
+                return no_leader(group)  # it would have to be split, which this node must not do now
+        if not wanted or leader == own:
+            return no_leader(0)  # metrics that it does not know, and that may be there all the same
         self.redirected += 1
         return Elsewhere(wanted[0], self._topology.leader_address(wanted[0]))
 

@@ -163,6 +163,7 @@ class Serving:
         self.service.change_catalog = lambda body, done: self._ask(0, "catalog", {"body": body}, done)
         self._front_v2.operate = lambda body, done: self._ask(0, "cluster", body, done)
         self.door.write_refusal = self._write_refusal
+        self.door.may_forward = self.cluster.may_forward
         self.replication.start_flow = self._start_flow
         self.replication.unreadable = self._found_unreadable
         for reads in self.reads:

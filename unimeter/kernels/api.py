@@ -155,6 +155,8 @@ class Splitter(Protocol):
     grows from batch to batch whatever their groups.
     """
 
+    unknown_waits: bool  # the catalog may be behind: stop (UM_STOP_ELSEWHERE) at a request with metrics that it lacks
+
     @property
     def groups_wanted(self) -> int:
         """After UM_STOP_ELSEWHERE and UM_STOP_FULL: bit g is set when the stopped request has a part in group g."""

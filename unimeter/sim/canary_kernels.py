@@ -139,8 +139,8 @@ def loses_the_last_instant(run: Run) -> None:
     kernels = _kernels(run)
 
     class Short(WrappedState):
-        def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int) -> Any:
-            return self.inner.query(catalog, spec._replace(end=max(spec.start, spec.end - 1)), groups_max)
+        def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int, group: int = 0) -> Any:
+            return self.inner.query(catalog, spec._replace(end=max(spec.start, spec.end - 1)), groups_max, group)
 
     kernels.wrap_state = Short
 
@@ -164,10 +164,10 @@ def answers_from_the_past(run: Run) -> None:
             super().__init__(inner)
             self.known: dict[QuerySpec, Any] = {}
 
-        def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int) -> Any:
+        def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int, group: int = 0) -> Any:
             if spec in self.known:
                 return Remembered(self.known[spec])
-            query = self.inner.query(catalog, spec, groups_max)
+            query = self.inner.query(catalog, spec, groups_max, group)
             if query.needs_scan:
                 return query
             rows = self.known[spec] = query.rows()
@@ -187,8 +187,8 @@ def lists_leave_out_an_event(run: Run) -> None:
         def __init__(self, inner: Any) -> None:
             self.inner = inner
 
-        def scan(self, records: Bytes, limit: int) -> Any:
-            found = self.inner.scan(records, limit)
+        def scan(self, records: Bytes, limit: int, *rows: int) -> Any:
+            found = self.inner.scan(records, limit, *rows)
             Sloppy.count += 1
             return found[:-1] if Sloppy.count % 2 else found
 

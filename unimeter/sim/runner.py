@@ -161,7 +161,7 @@ class Run:
         self._audit(in_detail=False)
         newest = len(self.ledger.alerts)
         if not self.misled(0, self.world.now_ns):
-            self._wait(lambda: all(len(subscriber.known) >= newest for subscriber in self.cast.subscribers))
+            self._wait(lambda: all(sum(subscriber.seen) >= newest for subscriber in self.cast.subscribers))
         self.watch.finish(self.canary)
 
     def _boot(self) -> None:

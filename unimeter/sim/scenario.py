@@ -37,12 +37,12 @@ REGIONS = (
 )  # fmt: skip
 SMALL_NODE = NodeConfig(
     advertise="10.0.0.1:7001",
-    frame_bytes_max=16 * KIB,
+    frame_bytes_max=12 * KIB,
     batch_events_max=64,
-    entry_bytes_max=24 * KIB,
-    segment_bytes=48 * KIB,
+    entry_bytes_max=16 * KIB,
+    segment_bytes=32 * KIB,
     stripe_bytes=8 * KIB,
-    checkpoint_after_bytes=24 * KIB,
+    checkpoint_after_bytes=16 * KIB,
     checkpoint_chunk_bytes=16 * KIB,
     recovery_read_bytes=16 * KIB,
     scan_read_bytes=8 * KIB,

@@ -27,7 +27,6 @@ class Subscriber:
         self.name = name
         self.seen = [0] * places.groups
         self.told: list[dict[str, Any]] = []
-        self.known: dict[tuple[int, int], None] = {}  # (group, number) of the alerts it was told of
         self._places = places
         self._world = world
         self._network = network
@@ -78,7 +77,6 @@ class Subscriber:
                 group = alert.get("group", 0)
                 self._world.note(f"client {self.name} alert {group}.{alert['number']}")
                 self.told.append(alert)
-                self.known[group, alert["number"]] = None
                 self.seen[group] = max(self.seen[group], alert["number"])
             elif response.status != wire2.OK:  # the node is starting, or overloaded
                 self._world.after(self._prng.between(1, 2 * BACKOFF_NS), self._subscribe, end)

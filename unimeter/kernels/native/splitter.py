@@ -57,6 +57,14 @@ class NativeSplitter:
     def spans_open(self) -> int:
         return int(self._cdata.spans.open)
 
+    @property
+    def unknown_waits(self) -> bool:
+        return bool(self._cdata.unknown_waits)
+
+    @unknown_waits.setter
+    def unknown_waits(self, waits: bool) -> None:
+        self._cdata.unknown_waits = waits
+
     def take(
         self,
         catalog: Catalog,

@@ -7,7 +7,8 @@ has room, they go there: a frame is taken whole or not touched.
 
 Who leads the groups is said by a byte for each, `local`: 0, nobody that this node could ask; 1, taken here; any
 other label, led by another node, the same label for the same node. A request that needs a group of label 0, or
-that only needs groups of one other node, stops with UM_STOP_ELSEWHERE; one that needs several nodes is taken.
+that only needs groups of one other node, stops with UM_STOP_ELSEWHERE; one that needs several nodes is taken. While
+`unknown_waits` is set, the catalog may be behind: a request with events of metrics that it does not know stops, too.
 
     rows in one group                    a batch there
     rows in several groups               a batch in each (same session, number, settled_below, flags), and a span
@@ -47,6 +48,7 @@ class ReferenceSplitter:
             raise ValueError(f"a splitter has 1 to {lay.UM_GROUPS_MAX} groups")
         self.group_count = group_count
         self.groups_wanted = 0
+        self.unknown_waits = False
         self.spans = Spans()
         self._known: list[ReferenceIntake] = []  # of the last call
 
@@ -115,6 +117,8 @@ class ReferenceSplitter:
 
     def _judge(self, taken: Taken, dealt: dict[int, list[int]], opened: list[ReferenceIntake], local: bytes) -> int:
         """A stop code; UM_STOP_END: take it."""
+        if self.unknown_waits and taken.status == lay.UM_REQ_OK and taken.unknown:
+            return lay.UM_STOP_ELSEWHERE
         leaders = {local[group] for group in dealt}
         if 0 in leaders or (len(leaders) == 1 and 1 not in leaders):
             return lay.UM_STOP_ELSEWHERE
