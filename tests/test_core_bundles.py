@@ -64,7 +64,7 @@ def foreign(bench: ClusterBench, number: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("number", [1, 3])
 @pytest.mark.parametrize("own", [True, False], ids=["own", "foreign"])
 @pytest.mark.xfail(strict=True, reason="a link is closed before bundles that were still to be sent have their answer")
 def test_a_client_that_ends_its_side_gets_the_answer_of_what_was_forwarded(
@@ -191,7 +191,7 @@ class Storm:
         return found
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_every_request_is_answered_once_and_counts_once_whatever_happens(bench: ClusterBench, seed: int) -> None:
     storm = Storm(bench, seed)
     for _ in range(60):

@@ -26,7 +26,9 @@ def agree(bench: ClusterBench) -> list[str]:
     bench.run(8000, lambda: bench.ready() and len(catalogs(bench)) == 1)
     bench.run(1500)
     (one,) = catalogs(bench)
-    assert [number for number, *_ in one] == list(range(len(one))) or [n for n, *_ in one] == list(range(1, len(one) + 1))
+    assert [number for number, *_ in one] == list(range(len(one))) or [n for n, *_ in one] == list(
+        range(1, len(one) + 1)
+    )
     return [code for _, code, *_ in one]
 
 
@@ -39,7 +41,7 @@ def usable(bench: ClusterBench, codes: list[str]) -> None:
             assert clients.count(account, code) == 1
 
 
-@pytest.mark.parametrize("milliseconds", [0, 1, 2, 5, 20, 60, 110])
+@pytest.mark.parametrize("milliseconds", [0, 1, 5, 60])
 def test_a_coordinator_that_dies_after_any_step_leaves_no_group_behind(milliseconds: int) -> None:
     bench = ready(3, GROUPS)
     clients = Clients(bench)

@@ -16,7 +16,7 @@ from unimeter.core import peer_wire
 from unimeter.core.peer_wire import frame, pack_map
 from unimeter.core.raft.messages import Kind
 
-ROUNDS = 60
+ROUNDS = 40
 STRANGER = 200  # its node id
 REPLICA = 0xBAD
 TYPES = {name: value for name, value in vars(peer_wire).items() if isinstance(value, int) and 0x60 <= value <= 0x7F}

@@ -43,7 +43,7 @@ def packed(sent: list[tuple[int, Message]]) -> bytes:
 
 
 @given(st.lists(messages(), max_size=4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_messages_come_back_as_they_were_packed(sent: list[tuple[int, Message]]) -> None:
     found = list(unpack_messages(KERNELS, packed(sent)))
     assert found == sent
@@ -51,7 +51,7 @@ def test_messages_come_back_as_they_were_packed(sent: list[tuple[int, Message]])
 
 
 @given(st.lists(messages(), min_size=1, max_size=2), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_messages_that_are_cut_off_are_bad(sent: list[tuple[int, Message]], data: st.DataObject) -> None:
     whole = packed(sent)
     bounds = [0, len(packed(sent[:1])), len(whole)]
@@ -61,7 +61,7 @@ def test_messages_that_are_cut_off_are_bad(sent: list[tuple[int, Message]], data
 
 
 @given(messages().filter(lambda pair: pair[1].entries), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_an_entry_with_a_flipped_bit_is_bad(pair: tuple[int, Message], data: st.DataObject) -> None:
     whole = bytearray(packed([pair]))
     bit = data.draw(st.integers(8 * peer_wire.MESSAGE.size, 8 * len(whole) - 1))
@@ -101,7 +101,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(st.text(max_size=6), values, max_size=5))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_maps_come_back_as_they_were_packed(body: dict[str, object]) -> None:
     whole = pack_map(KERNELS, peer_wire.GOSSIP, body)
     frames = KERNELS.frame_scan(whole, 1 << 20)

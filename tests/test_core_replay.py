@@ -171,7 +171,7 @@ def test_the_log_is_that_of_the_last_writes_whatever_came_before(done: Steps) ->
 
 @given(steps, st.integers(0, 24), st.integers(0, 24))
 @settings(max_examples=150, deadline=None)
-@pytest.mark.xfail(strict=True, reason="superseded entries in front of the checkpoint, see above")
+@pytest.mark.xfail(reason="superseded entries in front of the checkpoint, see above")
 def test_a_checkpoint_anywhere_and_replaying_from_anywhere_before_it_is_the_same(
     done: Steps, at: int, back: int
 ) -> None:

@@ -21,6 +21,7 @@ CANARY_SCENARIOS = {  # where there is most of what the canary spoils
     "takes_rot_for_a_torn_tail": "rot_in_the_middle",
     "believes_anything": "vandals_at_the_door",
     "forgets_sessions": "retries_across_restart",
+    "keeps_every_checkpoint": "crash_during_checkpoint",
     "leads_without_votes": "cluster_swarm",
     "alters_an_entry_on_its_way": "quiet_cluster",
     "commits_alone": "cluster_swarm",

@@ -9,7 +9,8 @@ every link, the first thing each side says is who it is and to which cluster it 
   founder whom the news had not reached; else it is a new replica, which has promised nothing and holds nothing, and waits
   until the cluster takes it in.
 
-A founder that is wiped before its news reached anybody founds another cluster; nothing was acknowledged in the first. Once
+Replica ids are durable before they are told, so a founder that crashes meanwhile is still the one that was written down. A
+founder that is wiped before its news reached anybody founds another cluster; nothing was acknowledged in the first. Once
 any other node has adopted a founding, every fresh node hears of it before it can hear from all that they are fresh.
 """
 

@@ -36,6 +36,7 @@ VERSION = 2
 VERSION_ALONE = 1  # of a node that never was a replica: its whole log is committed
 
 SOUND = ""
+FRESH = "fresh"  # it has a replica id, and belongs to no cluster yet
 DAMAGED = "damaged"  # durable data cannot be read, or was found to differ from the other replicas': it must not serve
 EMPTYING = "emptying"  # its data is being deleted, to come back as a new replica
 SECTOR_BYTES = 512

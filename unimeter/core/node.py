@@ -283,6 +283,8 @@ class Node:
                     self._greeted(link, peer_wire.unpack_map(payload))
                 elif peer.node_id and self.serving is not None and peer.cluster_id == self.serving.cluster_id:
                     self.serving.cluster.frame(now_ns, peer, frame.type, payload)
+                elif self.serving is not None:
+                    raise BadFrame("it has not said hello as a member of this cluster")  # then it will, on a new link
                 elif self._rejoin is not None and frame.type == peer_wire.GOSSIP:
                     self._rejoin.gossiped(peer, peer_wire.unpack_map(payload))
                 if self.halted or not self._peers.holds(link):

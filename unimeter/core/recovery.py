@@ -25,7 +25,7 @@ from unimeter.core.entry import head_of
 from unimeter.core.flow import Corrupt, CreateFile, Flow, ReadFailed, ReadFile, WriteFile
 from unimeter.core.founding import Founding, alone
 from unimeter.core.group import Group
-from unimeter.core.identity import EMPTYING, SOUND, Identity
+from unimeter.core.identity import EMPTYING, FRESH, SOUND, Identity
 from unimeter.core.inputs import FileInfo
 from unimeter.core.journal import Position, block_floor, segment_file
 from unimeter.core.journal_read import find_later, read_records
@@ -109,6 +109,7 @@ class Recovery:
             yield from self._check_fresh()
             fresh = Fresh(1 + self._prng.below(2**63), self._prng.u64())
             if len(self._config.members) > 1:
+                yield from self._write_fresh(fresh.replica)
                 return fresh
             founding = alone(self._config, self._limits, fresh.cluster_id, fresh.replica)
             return (yield from self.lay_out(founding, fresh.replica))
@@ -116,6 +117,8 @@ class Recovery:
             raise Corrupt(
                 f"this directory belongs to node {found.node_id}, not {self._config.node_id}: use another --data-dir or --id"
             )
+        if found.state == FRESH:
+            return Fresh(found.replica, self._prng.u64())
         founding = yield from self._founding(found)
         if found.state != SOUND:
             return self._unusable(found, founding, "the node found its data to be damaged before")
@@ -167,6 +170,13 @@ class Recovery:
         if self._segments and (yield from self._has_records(1)):
             raise Corrupt(f"file {identity.FILE} is missing beside a journal with records: restore it from a backup")
 
+    def _write_fresh(self, replica: int) -> Flow[None]:
+        """A founder's replica id must outlive a crash from the moment that others may have written it down."""
+        made = Identity(0, self._config.node_id, self._config.group_count, self._limits, replica, FRESH)
+        yield CreateFile(identity.FILE, BLOCK_BYTES)
+        self._sizes[identity.FILE] = BLOCK_BYTES
+        yield WriteFile(identity.FILE, 0, made.encode(self._kernels))
+
     def lay_out(self, founding: Founding, replica: int) -> Flow[Recovered]:
         """Lay out a new directory; the identity comes last, so that a crash before it means: still new."""
         kernels, cluster_id = self._kernels, founding.cluster_id
@@ -183,6 +193,7 @@ class Recovery:
     def _write_identity(self, made: Identity, founding: Founding) -> Flow[None]:
         if identity.FOUNDING_FILE not in self._sizes:
             yield CreateFile(identity.FOUNDING_FILE, BLOCK_BYTES)
+            self._sizes[identity.FOUNDING_FILE] = BLOCK_BYTES
         yield WriteFile(identity.FOUNDING_FILE, 0, identity.encode_founding(self._kernels, founding))
         if identity.FILE not in self._sizes:
             yield CreateFile(identity.FILE, BLOCK_BYTES)
