@@ -66,7 +66,6 @@ def foreign(bench: ClusterBench, number: int) -> list[int]:
 
 @pytest.mark.parametrize("number", [1, 3])
 @pytest.mark.parametrize("own", [True, False], ids=["own", "foreign"])
-@pytest.mark.xfail(strict=True, reason="a link is closed before bundles that were still to be sent have their answer")
 def test_a_client_that_ends_its_side_gets_the_answer_of_what_was_forwarded(
     bench: ClusterBench, number: int, own: bool
 ) -> None:
@@ -79,7 +78,6 @@ def test_a_client_that_ends_its_side_gets_the_answer_of_what_was_forwarded(
     assert link not in bench.machines[number].framers, "and then it is closed"
 
 
-@pytest.mark.xfail(strict=True, reason="a bundle that was made of a superseded entry is not waited for")
 def test_a_client_that_ended_its_side_is_answered_though_the_leader_was_deposed_meanwhile(bench: ClusterBench) -> None:
     old = bench.leader(0)
     link = bench.client(old)

@@ -181,6 +181,5 @@ def test_a_founding_comes_back_as_it_was_written() -> None:
     assert found.names(1, 2**63) and not found.names(1, 200)
 
 
-@pytest.mark.xfail(strict=True, reason="the first member is taken for this node")
 def test_a_cluster_of_one_consists_of_this_node() -> None:
     assert [node.node_id for node in alone(config(2), LIMITS, 1, 5).nodes] == [2]

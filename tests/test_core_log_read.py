@@ -173,13 +173,7 @@ def test_rot_is_named_and_nothing_is_handed_out_for_it() -> None:
         model.read(0, 1, model.marks.start(), 1 << 30)
 
 
-@pytest.mark.parametrize(
-    "to_the_block",
-    [
-        False,
-        pytest.param(True, marks=pytest.mark.xfail(raises=Corrupt, strict=True, reason="remains at a block's start")),
-    ],
-)
+@pytest.mark.parametrize("to_the_block", [False, True])
 def test_what_a_torn_write_left_behind_the_last_record_of_a_segment_is_no_rot(to_the_block: bool) -> None:
     """A long record was torn and cut off; a short one took its place, and the next did not fit: the remains stay."""
     model = Model()

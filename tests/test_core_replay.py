@@ -108,14 +108,12 @@ def test_entries_that_the_checkpoint_has_are_passed_over() -> None:
 EARLIER = (entry(0, 2, 1), entry(0, 3, 1)), (entry(0, 4, 1),), (entry(0, 2, 2),)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="superseded entries come back to life")
 def test_entries_superseded_before_the_checkpoint_stay_superseded() -> None:
     made = checkpointed([(1, 1), (2, 2)], (2, 0, 2))
     take(made, *EARLIER, seq=2)
     assert log_of(made) == [(1, 1), (2, 2)]
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="taken for rot")
 def test_superseded_entries_whose_beginning_is_not_read_again_are_no_rot() -> None:
     made = checkpointed([(1, 1), (2, 2)], (2, 0, 2))
     take(made, *EARLIER[1:], seq=3)
@@ -171,7 +169,6 @@ def test_the_log_is_that_of_the_last_writes_whatever_came_before(done: Steps) ->
 
 @given(steps, st.integers(0, 24), st.integers(0, 24))
 @settings(max_examples=150, deadline=None)
-@pytest.mark.xfail(reason="superseded entries in front of the checkpoint, see above")
 def test_a_checkpoint_anywhere_and_replaying_from_anywhere_before_it_is_the_same(
     done: Steps, at: int, back: int
 ) -> None:

@@ -34,6 +34,7 @@ from unimeter.kernels.api import Applied, Bytes, Intake, Kernels
 
 RETRY_NS = 10 * SECOND_NS
 OWN = 0  # stands for a link: the bundle is in this node's own open entry
+NEVER = 2**63  # above all tokens
 NOT_TAKEN, TAKEN, UNKNOWN = 0, 1, 2  # what became of a bundle
 
 OUTCOME_UNKNOWN = Refused(
@@ -55,6 +56,7 @@ class Part:
     relayed: list[Bundled]  # parts of it that came from other nodes
     until_ns: int
     link: int | None = None  # where it is; None: to be forwarded (again)
+    again: bool = False  # it was sealed here before, and got its token only then
     try_: int = 0  # number of its latest try, which its answer repeats
 
 
@@ -92,8 +94,8 @@ class Bundles:
 
     @property
     def oldest(self) -> int:
-        """Least token without an answer; above all tokens when there is none."""
-        return min(self._parts, default=self._next_token)
+        """Least token without an answer, 0 for a part that is older than its token; NEVER when there is none."""
+        return min((0 if part.again else token for token, part in self._parts.items()), default=NEVER)
 
     # ---- where the request arrived ----
 
@@ -244,4 +246,6 @@ class Bundles:
         """An entry that this node sealed as leader can never be committed: its requests go to the new leader."""
         assert sealed.intake is not None
         until_ns = self._now_ns + RETRY_NS
-        self._add(Part(group, sealed.intake, sealed.body, sealed.batches, sealed.rows, sealed.bundles, until_ns))
+        self._add(
+            Part(group, sealed.intake, sealed.body, sealed.batches, sealed.rows, sealed.bundles, until_ns, again=True)
+        )

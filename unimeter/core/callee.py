@@ -33,7 +33,7 @@ class Callee:
             "follow": lambda group, body, done: catalogs.follow(group.number, body["body"], done),
             "metrics": lambda _group, _body, done: service.own_metrics(done),
             "alerts": self._alerts,
-            "cluster": lambda _, body, done: coordinator.operate(body, done),
+            "cluster": lambda _, body, done: coordinator.operate(now_ns(), body, done),
             "move": lambda group, body, done: moves.order(group, body["remove"], body["add"], done),
             "transfer": lambda group, body, done: moves.transfer(now_ns(), group, body["to"], done),
         }

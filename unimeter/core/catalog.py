@@ -256,6 +256,19 @@ def apply_entry(catalog: Catalog, body: bytes) -> tuple[Metric, bool] | None:
     return made
 
 
+def check_change(body: bytes) -> None:
+    """Raises Refused for what `apply_entry` could not take: nothing of that kind may get into a log."""
+    try:
+        change = msgpack.unpackb(body)
+        if "put" in change:
+            definition_from(change["put"]).validate()
+        else:
+            change["delete"].encode()
+        numbered(body, 1)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, msgpack.UnpackException) as error:
+        raise _bad(f"this is no change of the metrics: {error}", "upgrade the node that sent it") from None
+
+
 def numbered(change: bytes, version: int) -> bytes:
     """The body of a change as it goes into the logs of the groups that follow."""
     packed: bytes = msgpack.packb({**msgpack.unpackb(change), "version": version})

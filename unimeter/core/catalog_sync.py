@@ -18,7 +18,7 @@ from typing import Any
 
 from unimeter.config import SECOND_NS
 from unimeter.core.calls import Answer, Done
-from unimeter.core.catalog import numbered
+from unimeter.core.catalog import check_change, numbered
 from unimeter.core.group import LEADER_CHANGED, Group, Outcome
 from unimeter.core.peers import NEVER_NS
 from unimeter.core.refusal import Refused
@@ -58,6 +58,7 @@ class CatalogSync:
 
     def change(self, body: bytes, done: Done) -> None:
         """Coordinator: put a change into group 0's log. Raises Refused."""
+        check_change(body)
         group = self._groups[0]
 
         def applied(outcome: Outcome) -> None:
@@ -71,6 +72,7 @@ class CatalogSync:
 
     def follow(self, number: int, body: bytes, done: Done) -> None:
         """Leader of another group: put a numbered change into its log. Raises Refused."""
+        check_change(body)
         group = self._groups[number]
 
         def applied(outcome: Outcome) -> None:

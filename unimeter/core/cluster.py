@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unimeter.config import NodeConfig
-from unimeter.core import peer_wire, registry
+from unimeter.core import peer_bodies, peer_wire, registry
 from unimeter.core.bundles import Bundles
 from unimeter.core.calls import Calls
 from unimeter.core.catalog_sync import CatalogSync
@@ -38,7 +38,7 @@ class GroupReport:
     conf_index: int
     commit: int
     index: int
-    behind: dict[int, int] = field(default_factory=dict)  # replica -> entries that it lacks, as far as the leader knows
+    behind: dict[int, int] = field(default_factory=dict)  # entries that each replica lacks that its leader hears from
     heard_ns: int = 0
 
 
@@ -95,17 +95,17 @@ class Cluster:
             elif type_ == peer_wire.BUNDLE_DONE:
                 self._bundles.done(peer, payload)
             elif type_ == peer_wire.GOSSIP:
-                self._gossiped(now_ns, peer, peer_wire.unpack_map(payload))
+                self._gossiped(now_ns, peer, peer_bodies.unpack(type_, payload))
             elif type_ == peer_wire.CALL:
-                self._calls.called(peer, peer_wire.unpack_map(payload))
+                self._calls.called(peer, peer_bodies.unpack(type_, payload))
             elif type_ == peer_wire.RETURN:
-                self._calls.returned(peer_wire.unpack_map(payload))
+                self._calls.returned(peer_bodies.unpack(type_, payload))
             elif type_ == peer_wire.DIGESTS:
-                self._divergence.asked(peer, peer_wire.unpack_map(payload))
+                self._divergence.asked(peer, peer_bodies.unpack(type_, payload))
             elif type_ == peer_wire.DIGESTS_SAID:
-                self._divergence.said(peer, peer_wire.unpack_map(payload))
+                self._divergence.said(peer, peer_bodies.unpack(type_, payload))
             elif type_ == peer_wire.DIVERGED:
-                self._divergence.told(peer_wire.unpack_map(payload))
+                self._divergence.told(peer_bodies.unpack(type_, payload))
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise BadFrame(f"a frame of type 0x{type_:02x} that says too little: {error}") from error
 
@@ -219,7 +219,11 @@ class Cluster:
             raft = group.raft
             if raft.role is not Role.LEADER:
                 continue
-            behind = {replica: raft.log.last_index - progress.match for replica, progress in raft.progress.items()}
+            behind = {
+                replica: raft.log.last_index - progress.match
+                for replica, progress in raft.progress.items()
+                if now_ns - progress.heard_ns < self._config.election_min_ns
+            }
             conf = raft.conf
             report = GroupReport(
                 raft.term,

@@ -22,6 +22,7 @@ from unimeter.config import NodeConfig
 from unimeter.core.calls import Answer, Done
 from unimeter.core.cluster import Cluster, GroupReport
 from unimeter.core.group import Group, Outcome
+from unimeter.core.moves import CAUGHT_UP_ENTRIES
 from unimeter.core.operating import Operating
 from unimeter.core.peers import NEVER_NS
 from unimeter.core.raft.state import Role
@@ -30,6 +31,8 @@ from unimeter.core.registry import ACTIVE, REMOVED, NodeRecord, Registry
 from unimeter.kernels import layout
 
 MOVES_MAX = 2
+VAIN_TRANSFER_ELECTIONS = 10  # election timeouts until a leader that did not hand over is asked again
+HELD_ELECTIONS = 30  # ... until leaders are balanced again after an operator moved one
 FRESH_GOSSIPS = 5  # a report older than so many gossip intervals says nothing
 
 Ask = Callable[[int, str, dict[str, Any], Done], None]
@@ -48,10 +51,16 @@ class Coordinator:
         self._next_ns = 0
         self._proposing = False
         self._transfer_again_ns = 0
+        self._transfers: dict[
+            int, tuple[int, int]
+        ] = {}  # group -> (term of the leader that was asked, not again before)
+        self._term = 0
         self._operating = Operating(config, cluster, self.change, ask)
 
-    def operate(self, body: dict[str, Any], done: Done) -> None:
+    def operate(self, now_ns: int, body: dict[str, Any], done: Done) -> None:
         """A request of an operator. May raise Refused."""
+        if body.get("op") == "transfer":
+            self.hold(now_ns)
         self._operating.serve(body, done)
 
     @property
@@ -82,9 +91,11 @@ class Coordinator:
             return NEVER_NS
         if now_ns < self._next_ns:
             return self._next_ns
+        if self._term != raft.term:  # first of all, let what happened settle
+            self._term, self._transfer_again_ns = raft.term, now_ns + 2 * self._config.election_max_ns
         self._next_ns = now_ns + self._config.gossip_ns
         if raft.own_term_committed and not self._proposing:
-            corrected = self._corrected()
+            corrected = self._corrected(now_ns)
             if corrected is not None:
                 self.change(corrected, lambda _: None)
             elif len(self.registry.nodes) < 2:
@@ -97,7 +108,7 @@ class Coordinator:
 
     # ---- the registry ----
 
-    def _corrected(self) -> Registry | None:
+    def _corrected(self, now_ns: int) -> Registry | None:
         """With the replica ids that the nodes have now, and without nodes that are removed and hold nothing."""
         for node in self.registry.nodes.values():
             peer = self._cluster.peers.of_node(node.node_id)
@@ -108,7 +119,8 @@ class Coordinator:
             if peer is not None and peer.cluster_id and not peer.damaged and peer.replica != node.replica:
                 self._notice(f"node {node.node_id} is a new replica: {peer.replica:016x}")
                 return self.registry.with_node(replace(node, replica=peer.replica))
-            if node.state == REMOVED and not any(self._has(report, node.replica) for report in self._reports()):
+            held = any(self._has(report, node.replica) for report in self._reports())
+            if node.state == REMOVED and not held and self._all_reported(now_ns):
                 self._notice(f"node {node.node_id} holds nothing any more: it is removed")
                 return self.registry.without(node.node_id)
         return None
@@ -236,20 +248,33 @@ class Coordinator:
                 leads[report.node_id] += 1
         for number in sorted(self._cluster.reports):
             report = self._cluster.reports[number]
+            if self._asked_in_vain(now_ns, number, report):
+                continue
             heirs = [
                 node
                 for node in usable
                 if node.replica in report.voters
                 and node.node_id != report.node_id
                 and self._cluster.may_lead(node.node_id)
+                and report.behind.get(node.replica, CAUGHT_UP_ENTRIES + 1) <= CAUGHT_UP_ENTRIES
             ]
             if not heirs:
                 continue
             heir = min(heirs, key=lambda node: (leads[node.node_id], node.node_id))
             if report.node_id not in leads or leads[report.node_id] - leads[heir.node_id] >= 2:
-                self._transfer_again_ns = now_ns + self._config.election_min_ns
+                self._transfer_again_ns = now_ns + self._config.election_max_ns
+                self._transfers[number] = (report.term, now_ns + VAIN_TRANSFER_ELECTIONS * self._config.election_max_ns)
                 self._ask(number, "transfer", {"to": heir.replica}, _ignore)
                 return
+
+    def _asked_in_vain(self, now_ns: int, number: int, report: GroupReport) -> bool:
+        """Was that leader told to hand over a short while ago, and leads on?"""
+        term, until_ns = self._transfers.get(number, (0, 0))
+        return term == report.term and now_ns < until_ns
+
+    def hold(self, now_ns: int) -> None:
+        """An operator moved a leader: do not move it back at once."""
+        self._transfer_again_ns = now_ns + HELD_ELECTIONS * self._config.election_max_ns
 
 
 def _ignore(_: Answer | Refused) -> None:

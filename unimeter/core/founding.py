@@ -73,7 +73,7 @@ def from_body(body: Mapping[str, Any]) -> Founding:
 def alone(config: NodeConfig, limits: Limits, cluster_id: int, replica: int) -> Founding:
     """A cluster of one."""
     if config.members:
-        member = config.members[0]
+        member = next((one for one in config.members if one.node_id == config.node_id), config.members[0])
         record = NodeRecord(member.node_id, member.client_address, member.peer_address, replica)
     else:
         record = NodeRecord(config.node_id, config.advertise, "", replica)

@@ -36,6 +36,7 @@ def read_entries(
     found: list[Entry] = []
     size = 0
     step = config.scan_read_bytes
+    broken: Position | None = None  # where the segment before could not be read on: its end, if this one continues it
     while at.seq < end_seq and size < bytes_max:
         start = block_floor(at.offset)
         length = min(step, config.segment_bytes - start)
@@ -60,11 +61,14 @@ def read_entries(
             if size >= bytes_max or at.seq >= end_seq:
                 break
         if scan.offsets:
-            step = config.scan_read_bytes
+            step, broken = config.scan_read_bytes, None
         elif scan.stop == layout.UM_J_END and start + length < config.segment_bytes:
             step *= 2  # a record longer than one read
-        elif scan.stop == layout.UM_J_BAD:
-            raise Corrupt(f"file {segment_file(at.segment)}, offset {at.offset}: the journal cannot be read there")
+        elif broken is not None:
+            raise Corrupt(
+                f"file {segment_file(broken.segment)}, offset {broken.offset}: the journal cannot be read there"
+            )
         else:
+            broken = at if scan.stop == layout.UM_J_BAD else None
             at = at._replace(segment=at.segment + 1, offset=BLOCK_BYTES)  # the next record did not fit here
     return found, at

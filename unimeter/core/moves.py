@@ -27,7 +27,9 @@ class Order(NamedTuple):
 
 
 class Moves:
-    def __init__(self, groups: Sequence[Group]) -> None:
+    def __init__(self, groups: Sequence[Group], silence_ns: int) -> None:
+        """A follower that was silent for `silence_ns` is not given leadership."""
+        self._silence_ns = silence_ns
         self._orders: dict[int, Order] = {}
         self._groups = groups
 
@@ -74,13 +76,22 @@ class Moves:
 
     def transfer(self, now_ns: int, group: Group, to: int, done: Done) -> None:
         """Hand leadership to a replica. Raises Refused when it cannot have it."""
-        if not group.raft.transfer(now_ns, to):
+        if not self._fit(now_ns, group, to) or not group.raft.transfer(now_ns, to):
             raise Refused(
                 "bad_request", f"that replica cannot lead group {group.number} now", "choose a voter that has caught up"
             )
         done({})
 
-    def heir(self, group: Group, fit_to_lead: Callable[[int], bool]) -> int:
+    def _fit(self, now_ns: int, group: Group, replica: int) -> bool:
+        """Would it take over at once? While a transfer is under way nothing can be written."""
+        progress = group.raft.progress.get(replica)
+        return (
+            progress is not None
+            and now_ns - progress.heard_ns < self._silence_ns
+            and group.raft.log.last_index - progress.match <= CAUGHT_UP_ENTRIES
+        )
+
+    def heir(self, now_ns: int, group: Group, fit_to_lead: Callable[[int], bool]) -> int:
         """The follower that had best lead, of those that are fit; 0 when there is none, or when this node does not lead."""
         raft = group.raft
         if raft.role is not Role.LEADER:
@@ -88,7 +99,7 @@ class Moves:
         fit = [
             (progress.match, replica)
             for replica, progress in raft.progress.items()
-            if replica in raft.conf.voters and fit_to_lead(replica)
+            if replica in raft.conf.voters and fit_to_lead(replica) and self._fit(now_ns, group, replica)
         ]
         return max(fit, default=(0, 0))[1]
 

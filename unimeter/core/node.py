@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import Any
 
 from unimeter.config import NodeConfig, state_limits
-from unimeter.core import door, founding, peer_wire
+from unimeter.core import door, founding, peer_bodies, peer_wire
 from unimeter.core.effects import Effect
 from unimeter.core.flow import NoSpace, ReadFailed
 from unimeter.core.flows import Flows
@@ -280,13 +280,13 @@ class Node:
                 payload = event.data[frame.payload_off : frame.payload_off + frame.payload_len]
                 peer = self._peers.of_link(link)
                 if frame.type == peer_wire.HELLO:
-                    self._greeted(link, peer_wire.unpack_map(payload))
+                    self._greeted(link, peer_bodies.unpack(frame.type, payload))
                 elif peer.node_id and self.serving is not None and peer.cluster_id == self.serving.cluster_id:
                     self.serving.cluster.frame(now_ns, peer, frame.type, payload)
                 elif self.serving is not None:
                     raise BadFrame("it has not said hello as a member of this cluster")  # then it will, on a new link
                 elif self._rejoin is not None and frame.type == peer_wire.GOSSIP:
-                    self._rejoin.gossiped(peer, peer_wire.unpack_map(payload))
+                    self._rejoin.gossiped(peer, peer_bodies.unpack(frame.type, payload))
                 if self.halted or not self._peers.holds(link):
                     return
             if frames.error:

@@ -275,6 +275,9 @@ class Recovery:
                 continue
             break
         yield from self._check_nothing_later(at)
+        for replay in recovered.replays:
+            if replay.gap:
+                raise Corrupt(f"the journal of group {replay.group.number} has {replay.gap}: restore it from a backup")
         recovered.marks.settle(replay.last_index for replay in recovered.replays)
         block = yield ReadFile(segment_file(at.segment), block_floor(at.offset), BLOCK_BYTES)
         recovered.position, recovered.tail = at, block[: at.offset % BLOCK_BYTES]

@@ -33,6 +33,8 @@ class Replay:
         self._epochs: list[tuple[int, int]] = []
         self._confs: list[tuple[int, Conf]] = [] if founded is None else [(0, founded)]
         self._tail: deque[Entry] = deque()
+        self._from_checkpoint = False
+        self.gap = ""  # an entry that follows nothing, and that nothing has superseded so far
         self.rows = 0
 
     @property
@@ -48,10 +50,16 @@ class Replay:
                 self.hard = found._replace(commit=max(found.commit, known))
                 self._alone = False
         elif head.index <= self.group.applied_index:
-            return  # the checkpoint has it
+            self._cut(self.group.applied_index + 1)  # the checkpoint has it; what was read before is older than it
+            self.gap = ""
+            return
+        elif head.index > self.last_index + 1:
+            self.gap = f"entry {head.index} after {self.last_index}"
+            if not self._from_checkpoint:
+                raise ValueError(self.gap)
+            return  # superseded before the checkpoint, or the journal's end will show that it was not
         else:
-            if head.index > self.last_index + 1:
-                raise ValueError(f"entry {head.index} after {self.last_index}")
+            self.gap = ""
             self._cut(head.index)
             entry = raft_entry(bytes(data), head)
             self._tail.append(entry)
@@ -95,6 +103,7 @@ class Replay:
         self._confs = [(index, Conf.decode(data)) for index, data in fields["confs"]]
         self.hard = HardState(*fields["hard"])
         self._alone = False
+        self._from_checkpoint = True
 
 
 def raft_section(group: Group) -> dict[str, Any]:

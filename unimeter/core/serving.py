@@ -128,7 +128,7 @@ class Serving:
             self.cluster_id, config, self.groups, self.topology, peers, self.replication, self.bundles, self.calls, self.catalogs,
             self.divergence,
         )  # fmt: skip
-        self.moves = Moves(self.groups)
+        self.moves = Moves(self.groups, 3 * config.heartbeat_ns)
         self.coordinator = Coordinator(config, self.groups[0], self.cluster, self._ask, notice)
         self._callee = Callee(
             self.groups, self.service, self.catalogs, self.moves, self.coordinator, lambda: self.now.monotonic_ns
@@ -355,7 +355,8 @@ class Serving:
 
     def mark(self) -> Mark:
         """Everything that was asked until now."""
-        return Mark(tuple(group.index_of_newest() for group in self.groups), self.bundles.newest)
+        to_come = sum(group.open.batch_count > 0 for group in self.groups)  # at most so many bundles of what is open
+        return Mark(tuple(group.index_of_newest() for group in self.groups), self.bundles.newest + to_come)
 
     def past(self, mark: Mark) -> bool:
         """Has everything its answer that was asked before that mark?"""
@@ -391,7 +392,9 @@ class Serving:
         for group in self.groups:
             if group.raft.role is Role.LEADER:
                 leads_nothing = False
-                heir = self.moves.heir(group, lambda replica: self.cluster.may_lead(self.cluster.node_of(replica)))
+                heir = self.moves.heir(
+                    self.now.monotonic_ns, group, lambda replica: self.cluster.may_lead(self.cluster.node_of(replica))
+                )
                 if heir:
                     group.raft.transfer(self.now.monotonic_ns, heir)
         return leads_nothing
