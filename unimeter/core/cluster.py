@@ -75,7 +75,9 @@ class Cluster:
         self._next_gossip_ns = 0
         self._now_ns = 0  # of the present turn
         self._told: tuple[Any, ...] = ()  # what the last gossip was made of
-        self._roles: list[tuple[int, Role, int]] = [(0, Role.FOLLOWER, 0)] * len(groups)
+        self._seen: list[tuple[int, Role, int, int, bool]] = [(0, Role.FOLLOWER, 0, 0, True)] * len(groups)
+        self._changes = 0  # of what was seen
+        self._registry_seen = b""
         self.notice: Callable[[str], None] = lambda _line: None
         catalogs.seen = self._least_catalog
         catalogs.newest_heard = lambda: max(self._versions.values(), default=0)
@@ -155,13 +157,14 @@ class Cluster:
         self._now_ns = now_ns
         for group in self._groups:
             self._look(group)
-        if self._groups[0].cluster:
-            self.learn_registry(self._groups[0].cluster)
+        if self._groups[0].cluster is not self._registry_seen:
+            self._registry_seen = self._groups[0].cluster
+            self.learn_registry(self._registry_seen)
         self._divergence.turn()
         if not len(self.peers):
             return NEVER_NS
         changed = (
-            self.topology.epoch, self._catalog_version(), self.topology.registry.version, self._confs(), self.unfit
+            self.topology.epoch, self._catalog_version(), self.topology.registry.version, self._changes, self.unfit
         )  # fmt: skip
         due = now_ns >= self._next_gossip_ns
         if changed != self._told or due:
@@ -177,13 +180,15 @@ class Cluster:
     def _look(self, group: Group) -> None:
         """What Raft knows of the group's leader."""
         raft = group.raft
+        conf_index = raft.conf_index
         # a replica that was taken out may not have heard of it, and would ask to be elected for ever
-        raft.mute = self.mute or raft.conf_index < self._left.get(group.number, 0)
-        seen = (raft.term, raft.role, raft.leader)
-        if seen == self._roles[group.number]:
+        raft.mute = self.mute or conf_index < self._left.get(group.number, 0)
+        seen = (raft.term, raft.role, raft.leader, conf_index, conf_index <= raft.commit)
+        before = self._seen[group.number]
+        if seen == before:
             return
-        before = self._roles[group.number]
-        self._roles[group.number] = seen
+        self._seen[group.number] = seen
+        self._changes += 1
         own = self._config.node_id
         if raft.role is Role.LEADER:
             self.topology.learn_leader(group.number, raft.term, own)
@@ -208,10 +213,6 @@ class Cluster:
     def _least_catalog(self) -> int:
         fellows = (peer for peer in self.peers if peer.cluster_id == self.cluster_id and not peer.damaged)
         return min([self._versions.get(peer.node_id, 0) for peer in fellows], default=2**63)
-
-    def _confs(self) -> tuple[Any, ...]:
-        led = (group for group in self._groups if group.raft.role is Role.LEADER)
-        return tuple((g.number, g.raft.conf, g.raft.conf_index <= g.raft.commit) for g in led)
 
     def _body(self, now_ns: int) -> dict[str, Any]:
         leads = []

@@ -41,6 +41,8 @@ class Moves:
     def turn(self, group: Group) -> None:
         """Leader: take the next step, if the last one is committed."""
         raft = group.raft
+        if group.number not in self._orders and not raft.conf.joint:
+            return
         if any(control.kind == layout.UM_ENTRY_CONF for control in group.pending_control):
             return
         wanted = raft.next_conf() or self._next(group)

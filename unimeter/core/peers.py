@@ -53,6 +53,7 @@ class Peers:
         self._dialling: dict[int, int] = {}  # ref -> node id
         self._again_ns: dict[int, int] = {}  # node id -> when to dial it again
         self._refs = 0
+        self._next_ns = 0  # when the next turn has something to do
         self._hello: Callable[[], dict[str, Any]] | None = None  # None: this node does not know itself yet
         self.on_gone: Callable[[Peer], None] = lambda _peer: None  # a link, greeted or not, is no more
 
@@ -79,6 +80,7 @@ class Peers:
 
     def learn_registry(self, registry: Registry) -> None:
         """Nodes may have come, moved or gone."""
+        self._next_ns = 0
         addresses = {node.node_id: node.peer_address for node in registry.nodes.values()}
         self._addresses = {**self._given, **addresses, **self._given}
 
@@ -96,6 +98,8 @@ class Peers:
 
     def turn(self, now_ns: int) -> int:
         """Dial who is missing, close what is silent. Returns when to come again."""
+        if now_ns < self._next_ns:
+            return self._next_ns  # nothing came or went, and nothing is due
         next_ns = NEVER_NS
         own = self._config.node_id
         for node_id, address in sorted(self._addresses.items()):
@@ -117,13 +121,16 @@ class Peers:
                 self.close(peer.link)
             else:
                 next_ns = min(next_ns, silent_ns)
+        self._next_ns = next_ns
         return next_ns
 
     def opened(self, now_ns: int, link: int, dialled_ref: int) -> None:
+        self._next_ns = 0
         self._links[link] = Peer(link, self._dialling.pop(dialled_ref, 0), now_ns)
         self._say_hello(link)
 
     def dial_failed(self, ref: int) -> None:
+        self._next_ns = 0
         self._dialling.pop(ref, None)
 
     def close(self, link: int) -> None:
@@ -133,6 +140,7 @@ class Peers:
 
     def closed(self, link: int) -> None:
         """A link is no more."""
+        self._next_ns = 0
         peer = self._links.pop(link)
         if self._by_node.get(peer.node_id) is peer:
             del self._by_node[peer.node_id]

@@ -86,6 +86,11 @@ class Reads:
             for _, _, fail in self._end_round(token):
                 fail(LEADER_CHANGED_READ)
 
+    @property
+    def idle(self) -> bool:
+        """Does nobody wait for anything that a turn could bring?"""
+        return not (self._asked or self._rounds or self._waiting or self._scans)
+
     def _end_round(self, token: int) -> list[tuple[int, Run, Fail]]:
         ended = self._rounds.pop(token)
         self._rounds_count -= len(ended)

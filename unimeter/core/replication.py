@@ -60,10 +60,8 @@ class Replication:
     @staticmethod
     def _ticks(group: Group) -> bool:
         raft = group.raft
-        if not raft.conf.members():
-            return False
-        alone = raft.conf.members() == (raft.replica,)
-        return not (alone and raft.accepting)  # nobody to send heartbeats to
+        members = raft.conf.members()
+        return len(members) > 1 or (len(members) == 1 and not raft.accepting)  # alone: nobody to send heartbeats to
 
     # ---- messages ----
 
@@ -81,6 +79,8 @@ class Replication:
         pieces: dict[int, list[Bytes]] = {}
         sizes: dict[int, int] = {}
         for group in self._groups:
+            if not group.raft.messages:
+                continue
             for message in group.raft.take_messages():
                 peer = self._peers.of_replica(message.to)
                 if peer is None:
@@ -111,6 +111,8 @@ class Replication:
     def fetch(self) -> None:
         """Begin the reading that followers need."""
         for group in self._groups:
+            if not group.raft.fetches:
+                continue
             for peer, first, bytes_max in group.raft.take_fetches():
                 self.fetches += 1
                 self.start_flow(self._fetch(group, peer, first, bytes_max))

@@ -235,15 +235,16 @@ class Serving:
         for group in self.groups:
             raft = group.raft
             if raft.role is not Role.LEADER:
-                for control in group.take_control():
-                    control.done(LEADER_CHANGED)
+                if group.pending_control:
+                    for control in group.take_control():
+                        control.done(LEADER_CHANGED)
                 continue
             if not raft.accepting:
                 continue
             self.moves.turn(group)
             if (
-                raft.own_term_committed
-                and self._limits_proposed.get(group.number) != raft.term
+                self._limits_proposed.get(group.number) != raft.term
+                and raft.own_term_committed
                 and group.applied_index >= raft.commit
             ):
                 self._limits_proposed[group.number] = raft.term
@@ -326,11 +327,13 @@ class Serving:
         for group in self.groups:
             if group.raft.commit > group.applied_index:
                 self._links.answer(group.apply_committed())
-            if self._links.push_alerts(group.number, group.state, group.alert_next):
+            if self._links.subscriptions and self._links.push_alerts(group.number, group.state, group.alert_next):
                 self._wake()
 
     def _serve_reads(self) -> None:
         for reads in self.reads:
+            if reads.idle:
+                continue
             reads.turn(self.now.monotonic_ns)
             for scan in reads.due():
 

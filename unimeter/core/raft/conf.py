@@ -69,6 +69,8 @@ class Conf:
 
     def members(self) -> tuple[int, ...]:
         """Everybody who gets entries; ascending."""
+        if not self.outgoing and not self.learners:
+            return self.voters
         return tuple(sorted({*self.voters, *self.outgoing, *self.learners}))
 
     def quorum(self, yes: Callable[[int], bool]) -> bool:
