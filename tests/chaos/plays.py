@@ -89,7 +89,8 @@ async def failover(options: Options, kills: int, report: Report = say) -> Outcom
             if missing := await stage.cluster.await_whole(FAILOVER_SECONDS_MAX * 2):
                 stage.history.violations.append(f"before kill {number} the cluster is not whole: {missing}")
                 return
-            leads = await stage.cluster.leads()
+            while not (leads := await stage.cluster.leads()):
+                await asyncio.sleep(0.1)
             node = stage.cluster.nodes[leads[chance.choice(sorted(leads))]]
             led = tuple(group for group, leader in leads.items() if leader == node.number)
             stage.doing = lambda n=number, led=led: f"kill {n}: groups {', '.join(map(str, led))}"  # type: ignore[misc]

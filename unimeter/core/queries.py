@@ -61,7 +61,8 @@ class Reads:
         waiting = len(self._asked) + self._rounds_count + len(self._waiting) + len(self._scans)
         if waiting >= self._config.queries_waiting_max:
             raise Refused("overloaded", "too many queries are waiting", "try again shortly, with fewer queries at once")
-        self._asked.append((self._group.answered_index, run, fail))
+        least = min(self._group.answered_index, self._group.raft.log.last_index)  # what was cut off will never be applied
+        self._asked.append((least, run, fail))
 
     def turn(self, now_ns: int) -> None:
         """Once per turn: one question to Raft for all reads since the last, and its answers."""
