@@ -1,7 +1,8 @@
 # Everything a fresh machine needs: Python 3.11+, a C compiler and make.
 #
 #   make demo     build, start a node, import a real data set, print totals, stop
-#   make test     build, lint, C tests under sanitizers, Python tests, the simulator
+#   make test     build, lint, C tests under sanitizers, Python tests (a minute of chaos among them), the simulator
+#   make chaos    five minutes of chaos on three real nodes
 #
 # `make build` makes .venv with the `unimeter` command in it.
 
@@ -22,9 +23,11 @@ ARCH_FLAGS := $(if $(filter x86_64,$(shell uname -m)),-msse4.2)
 STRICT := -std=gnu11 -O1 -g $(ARCH_FLAGS) -Wall -Wextra -Wconversion -Werror
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 FUZZ_ITERATIONS ?= 200000
-SIM_SEEDS ?= 2000
+SIM_SEEDS ?= 10000
+CHAOS_SECONDS ?= 300
+CHAOS_SEED ?= 1
 
-.PHONY: build native demo test lint ctest fuzz pytest sim bench bench-tools clean help
+.PHONY: build native demo test lint ctest fuzz pytest sim chaos bench bench-tools clean help
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -70,6 +73,10 @@ pytest: build
 
 sim: build
 	$(BIN)/unimeter sim --seeds $(SIM_SEEDS) --jobs 2
+
+# three real nodes, something bad every second, a recorded workload that is judged afterwards
+chaos: build
+	$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) --seed $(CHAOS_SEED)
 
 bench: build
 	$(BIN)/unimeter bench

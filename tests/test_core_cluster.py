@@ -330,6 +330,28 @@ def test_a_fourth_node_takes_its_share_and_gives_it_back() -> None:
     assert {clients.count(account) for account in range(16)} == {10}
 
 
+def test_a_cluster_of_one_that_grows_to_three_is_replicated() -> None:
+    bench = ClusterBench(1, 2)
+    bench.start()
+    bench.run(3000, bench.ready)
+    clients = Clients(bench)
+    clients.raw(1, v1_metric("calls"))
+    for n in range(10):
+        assert clients.anywhere(v1_ingest(*[v1_event("calls", account, 1, JAN_1 + n) for account in range(4)]))[0] == 0
+    for number in (2, 3):
+        address, peer = f"10.0.0.{number}:7001", f"10.0.0.{number}:7101"
+        operate(bench, 1, op="add", id=number, address=address, peer=peer)
+        bench.members = (*bench.members, Member(number, address, peer))
+        bench.config = replace(bench.config, members=bench.members)
+        bench.machines[number] = Machine(number)
+        bench.start(number)
+        bench.run(3000)
+    bench.run(30_000, lambda: bench.ready() and all(_is_voter(bench, number) for number in (1, 2, 3)))
+    bench.kill(1)
+    clients.links = {number: bench.client(number) for number in (2, 3)}
+    assert {clients.count(account, first=2) for account in range(4)} == {10}
+
+
 def test_a_stopping_node_hands_over_what_it_leads(bench: ClusterBench) -> None:
     clients = Clients(bench)
     clients.raw(1, v1_metric("calls"))

@@ -331,7 +331,7 @@ def v2_responses() -> list[Vector]:
     usage = {"start": NOON, "end": NOON + DAY, "group": 0, "index": 12, "linearizable": True, "rows": [row]}
     topology = {"epoch": 9, "groups": 3, "partitions": 256, "leaders": ["10.0.0.7:7001", "", "10.0.0.8:7001"],
                 "nodes": [{"id": 1, "address": "10.0.0.7:7001"}, {"id": 2, "address": "10.0.0.8:7001"}]}  # fmt: skip
-    hello = {"server": "unimeter/0.1.0", "node_id": 1, "cluster": "0123456789abcdef", **topology, "features": ["sessions"],
+    hello = {"server": "unimeter/0.2.0", "node_id": 1, "cluster": "0123456789abcdef", **topology, "features": ["sessions"],
              "batch_events_max": 65536, "frame_bytes_max": 8388608, "session_window": 64}  # fmt: skip
     alert = {"number": 1, "group": 2, "account": "acme", "metric": "tokens", "threshold": "soft", "value": 1001,
              "triggered_at": NOON, "period_start": NOON - DAY}  # fmt: skip

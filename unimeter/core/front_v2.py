@@ -19,7 +19,7 @@ from unimeter.kernels import protocol as wire
 from unimeter.kernels.api import Alert, Event, Frame, Kernels, Row
 
 _HEADER_TAIL = struct.Struct("<I")  # the header's own checksum
-SERVER_NAME = "unimeter/0.1.0"
+SERVER_NAME = "unimeter/0.2.0"
 FEATURES = ("sessions", "ids", "text-accounts", "verdicts", "breakdown", "events", "alerts")
 CONTROL_BYTES_MAX = 64 * 1024  # a control body larger than this is not a request of ours
 

@@ -75,7 +75,8 @@ class Operating:
                 f"node {unreachable[0]} has no address for other nodes",
                 f"restart it with --member {unreachable[0]}=CLIENT_ADDRESS,PEER_ADDRESS first",
             )
-        if known is not None and self._cluster.peers.of_node(number) is not None:
+        moved = known is not None and (known.client_address, known.peer_address) != (address, peer)
+        if known is not None and moved and self._cluster.peers.of_node(number) is not None:
             raise Refused(
                 "bad_request",
                 f"node {number} is there, at {known.client_address} and {known.peer_address}",

@@ -61,7 +61,9 @@ class Reads:
         waiting = len(self._asked) + self._rounds_count + len(self._waiting) + len(self._scans)
         if waiting >= self._config.queries_waiting_max:
             raise Refused("overloaded", "too many queries are waiting", "try again shortly, with fewer queries at once")
-        least = min(self._group.answered_index, self._group.raft.log.last_index)  # what was cut off will never be applied
+        least = min(
+            self._group.answered_index, self._group.raft.log.last_index
+        )  # what was cut off will never be applied
         self._asked.append((least, run, fail))
 
     def turn(self, now_ns: int) -> None:
