@@ -161,7 +161,8 @@ class Inspector:
         if isinstance(identity, str):
             return [(event.timestamp, event.value) for event in await client.events(identity, EVER)]
         found: list[tuple[int, int]] = []
-        most = max(self.history.firsts, default=0) + 1000
+        ends = (first + count for first, count in zip(self.history.firsts, self.history.counts, strict=True))
+        most = max(ends, default=0)
         per_account = sum(self.history.counts) // self.cast.numeric + 1
         parts = per_account // LIST_EVENTS + 1
         width = (most * WRITERS_MAX * STEP_NS) // parts + 1

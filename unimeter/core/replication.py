@@ -7,6 +7,7 @@ A message to a replica that no link leads to is lost, which Raft stands.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from unimeter.config import MIB, NodeConfig
@@ -16,8 +17,10 @@ from unimeter.core.group import Group
 from unimeter.core.journal import Journal, Position
 from unimeter.core.log_marks import LogMarks
 from unimeter.core.log_read import read_entries
+from unimeter.core.pace import Pace
 from unimeter.core.peers import NEVER_NS, Peer, Peers
 from unimeter.core.raft.messages import Entry
+from unimeter.core.raft.state import Role
 from unimeter.kernels.api import Bytes, Kernels
 
 FRAME_BYTES = 4 * MIB
@@ -44,6 +47,9 @@ class Replication:
         self.unreadable: Callable[[str], None] = lambda _why: None
         self.fetches = 0
         self._now_ns = 0
+        self._pace = Pace(config.catchup_bytes_per_second)
+        self._wanted: deque[tuple[Group, int, int, int]] = deque()  # (group, peer, first index, bytes_max) to be read
+        self._fetch_again_ns = NEVER_NS
 
     # ---- time ----
 
@@ -55,7 +61,8 @@ class Replication:
 
     def deadline_ns(self) -> int:
         """When the next timer of any group is due. A group that this node has no part in has no timers."""
-        return min((g.raft.deadline_ns for g in self._groups if self._ticks(g)), default=NEVER_NS)
+        timers = min((g.raft.deadline_ns for g in self._groups if self._ticks(g)), default=NEVER_NS)
+        return min(timers, self._fetch_again_ns)
 
     @staticmethod
     def _ticks(group: Group) -> bool:
@@ -109,13 +116,22 @@ class Replication:
     # ---- far behind ----
 
     def fetch(self) -> None:
-        """Begin the reading that followers need."""
+        """Begin the reading that followers need, as fast as it may be done now."""
         for group in self._groups:
-            if not group.raft.fetches:
+            if group.raft.fetches:
+                self._wanted += [(group, *wanted) for wanted in group.raft.take_fetches()]
+        self._fetch_again_ns = NEVER_NS
+        while self._wanted:
+            wait_ns = self._pace.wait_ns(self._now_ns, self._journal.bytes_written)
+            if wait_ns:
+                self._fetch_again_ns = self._now_ns + wait_ns
+                return
+            group, peer, first, bytes_max = self._wanted.popleft()
+            if group.raft.role is not Role.LEADER:
                 continue
-            for peer, first, bytes_max in group.raft.take_fetches():
-                self.fetches += 1
-                self.start_flow(self._fetch(group, peer, first, bytes_max))
+            self.fetches += 1
+            self._pace.took(bytes_max)
+            self.start_flow(self._fetch(group, peer, first, bytes_max))
 
     def _fetch(self, group: Group, peer: int, first: int, bytes_max: int) -> Flow[None]:
         key = (group.number, peer)

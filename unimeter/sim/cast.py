@@ -38,7 +38,8 @@ class Cast:
             self.clients.append(client)
             if isinstance(each, Operator):
                 each.wake = client.start
-        self.clients += [self._vandal(number) for number in range(run.scenario.clients.vandals)]
+        self.vandals = [self._vandal(number) for number in range(run.scenario.clients.vandals)]
+        self.clients += self.vandals
         self.subscribers = [self._subscriber(number) for number in range(run.scenario.clients.subscribers)]
 
     def _behaviours(self) -> list[Base]:

@@ -125,7 +125,11 @@ class Client:
         if self.finished:
             return
         for _ in range(len(self._again)):
-            self._transmit(self._again.popleft())
+            request = self._again.popleft()
+            if request.waits_for is not None and request.waits_for.connecting:
+                self._again.append(request)
+            else:
+                self._transmit(request)
         if self.behaviour.finished or len(self._pending) >= self.manners.window:
             return  # the next answer starts it again
         request = self.behaviour.next(self._world.now_ns)
@@ -137,6 +141,7 @@ class Client:
 
     def _transmit(self, request: Request) -> None:
         line = self._line_for(request)
+        request.waits_for = None if line.up else line
         if not line.up:
             self._again.append(request)
             line.open()

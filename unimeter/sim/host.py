@@ -64,6 +64,14 @@ class Shuffled:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._node, name)
 
+    @property
+    def halted(self) -> Any:  # these two are asked for at every step, where __getattr__ is slow
+        return self._node.halted
+
+    @property
+    def deadline_ns(self) -> Any:
+        return self._node.deadline_ns
+
     def step(self, now: Now, event: Input) -> list[Effect]:
         effects: list[Effect] = self._node.step(now, event)
         if len(effects) > 1:

@@ -38,7 +38,7 @@ class Line:
         self._network = network
         self._kernels = kernels
         self._end: End | None = None
-        self._connecting = False
+        self.connecting = False
         self._buffer = bytearray()
         self._next_id = 1
         self._by_id: dict[int, Request] = {}  # not answered yet
@@ -51,8 +51,8 @@ class Line:
         return bool(self._by_id)
 
     def open(self) -> None:
-        if not self._connecting and not self.up:
-            self._connecting = True
+        if not self.connecting and not self.up:
+            self.connecting = True
             self._network.connect(self.address, self._owner.name, self._opened, self._refused)
 
     def send(self, request: Request) -> None:
@@ -80,7 +80,7 @@ class Line:
     # ---- what the network says ----
 
     def _opened(self, end: End) -> None:
-        self._connecting = False
+        self.connecting = False
         self._end, self.up = end, True
         end.on_bytes = self._on_bytes
         end.on_close = self._on_close
@@ -89,7 +89,7 @@ class Line:
         self._owner.line_opened(self)
 
     def _refused(self) -> None:
-        self._connecting = False
+        self.connecting = False
         self._owner.line_refused(self)
 
     def _on_close(self, end: End) -> None:

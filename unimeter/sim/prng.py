@@ -63,6 +63,7 @@ class Prng:
         raise AssertionError("weights do not add up")
 
     def shuffle(self, items: list[T]) -> None:
+        u64 = self.u64
         for last in range(len(items) - 1, 0, -1):
-            other = self.below(last + 1)
+            other = (u64() * (last + 1)) >> 64
             items[last], items[other] = items[other], items[last]

@@ -38,6 +38,7 @@ class Request:
     redirects: int = 0
     to: str = ""  # an address, when only this node is to be asked
     line: Line | None = None  # the latest attempt went over it
+    waits_for: Line | None = None  # to be opened, for the next attempt
 
     def describe(self) -> str:
         return f"{type(self).__name__} #{self.number} of {self.client} (v{self.protocol})"

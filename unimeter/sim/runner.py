@@ -34,7 +34,7 @@ from unimeter.sim.watch import Watch
 from unimeter.sim.world import MS, SECOND, Livelock, World
 
 YEAR_2024_NS = 1_704_067_200 * SECOND
-QUIET_NS = 150 * MS
+QUIET_NS = 100 * MS
 FOUNDING_NS = 40 * MS  # founders are started within so long
 AUDIT_MANNERS = Manners(window=64, think_ns=1, timeout_ns=20 * SECOND)
 
@@ -155,6 +155,8 @@ class Run:
         self.world.run(self.world.now_ns + self.scenario.chaos_ms * MS)
         for writer in self.cast.behaviours:
             writer.hurry(self.scenario.clients.requests // 3)
+        for vandal in self.cast.vandals:
+            vandal.hurry()
         self._become_calm()
         self._audit(in_detail=True)
         self._restart()

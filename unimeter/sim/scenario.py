@@ -53,9 +53,9 @@ SMALL_NODE = NodeConfig(
     no_space_retry_ns=50 * MS,
     election_min_ns=80 * MS,
     election_max_ns=160 * MS,
-    heartbeat_ns=36 * MS,
+    heartbeat_ns=39 * MS,
     dial_again_ns=20 * MS,
-    gossip_ns=70 * MS,
+    gossip_ns=100 * MS,
     append_bytes_max=8 * KIB,
     inflight_bytes_max=32 * KIB,
     inflight_messages_max=8,
@@ -84,8 +84,8 @@ class ClientCounts:
     readers_v1: int = 1
     vandals: int = 1
     subscribers: int = 1
-    requests: int = 14  # of each client
-    changes: int = 4  # of metric definitions
+    requests: int = 8  # of each client
+    changes: int = 3  # of metric definitions
     batch_events_max: int = 10
     asynchronous: float = 0.2
 
@@ -95,7 +95,7 @@ class Scenario:
     name: str
     description: str
     weight: int = 1
-    chaos_ms: int = 320
+    chaos_ms: int = 240
     calm_ms: int = 20_000
     cluster: tuple[tuple[str, tuple[int, ...]], ...] = ()
     node: NodeConfig = SMALL_NODE

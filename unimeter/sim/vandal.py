@@ -16,7 +16,7 @@ from unimeter.sim.prng import Prng
 from unimeter.sim.space import Space
 from unimeter.sim.world import MS, World
 
-PATIENCE_NS = 60 * MS
+PATIENCE_NS = 25 * MS
 
 
 class Vandal:
@@ -54,6 +54,7 @@ class Vandal:
         return self.budget <= 0 and not self._busy
 
     def hurry(self) -> None:
+        """Enough of it."""
         self.budget = 0
 
     def waiting_for(self) -> str:

@@ -43,6 +43,7 @@ class Watch:
         self._applied: dict[
             tuple[str, int], tuple[tuple[int, int], int]
         ] = {}  # (host, group) -> process, replica and index
+        self._acted = self._hooks["acted"]
         self._replicated = run.cluster.replicated
 
     def _overriders(self, name: str) -> list[Any]:
@@ -92,7 +93,7 @@ class Watch:
                     host.replica = replica
                     host.renewed()
                 self._look_at_logs(host, node)
-                for call in self._hooks["acted"]:
+                for call in self._acted:
                     call(host, event, effects)
         if not node.ready:
             return
