@@ -58,7 +58,7 @@ class NodeConfig:
     inflight_messages_max: int = 256
     catchup_bytes_per_second: int = 6 * MIB  # by which a follower that is far behind gains on a leader under load
     log_mark_bytes: int = 4 * MIB  # granularity of the index by which a follower's missing entries are found
-    log_cache_bytes: int = 32 * MIB  # of each group's newest entries, for followers that are a little behind
+    log_cache_bytes: int = 4 * MIB  # of each group's newest entries, for followers that are a little behind
     peer_frame_bytes_max: int = 24 * MIB
     bundles_waiting_max: int = 64  # forwarded parts without an answer, per group
 

@@ -47,8 +47,10 @@ class Cast:
         half = self._prng.below(len(run.metrics))
         writes: dict[str, Any] = {"batch_events_max": counts.batch_events_max, "asynchronous": counts.asynchronous}
 
+        budget = run.cluster.shape.budget(counts.requests)
+
         def args(name: str) -> tuple[Any, ...]:
-            return name, run.space, self._prng.stream(name), run.number, counts.requests
+            return name, run.space, self._prng.stream(name), run.number, budget
 
         def now() -> int:
             return run.world.now_ns

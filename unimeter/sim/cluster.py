@@ -35,6 +35,12 @@ class Shape:
     replicas: int = 0  # of each group; 0: as many as there are founders
     spares: int = 0  # nodes that can join during the run
 
+    def budget(self, requests: int) -> int:
+        """How many of its requests a client may make: one costs the more, the more nodes and groups there are."""
+        if self.nodes + self.spares >= 5 or self.groups >= 4:
+            return -(-requests // 2)
+        return requests if self.nodes == 1 else -(-requests * 3 // 4)
+
 
 def member(number: int) -> Member:
     return Member(number, f"10.0.0.{number}:7001", f"10.0.1.{number}:7101")
@@ -85,6 +91,7 @@ class Cluster:
         self.founders = self.hosts[: shape.nodes]
         self.spares = self.hosts[shape.nodes :]
         self.members: list[Host] = list(self.founders)  # who should be up, spares once they are added
+        self.drained: list[Host] = []  # members that the operator has told to hold nothing
         self.group_count = shape.groups
 
     def watched_by(self, watcher: Watcher) -> None:
@@ -177,8 +184,9 @@ class Cluster:
             holders = max(holders, len(raft.conf.voters))
             if raft.conf.outgoing or raft.conf.learners or raft.commit < raft.log.last_index:
                 return False
-            if any(self.by_replica(voter) not in self.members for voter in raft.conf.voters):
-                return False  # it still counts on somebody who is gone
+            holding = [self.by_replica(voter) for voter in raft.conf.voters]
+            if any(holder not in self.members or holder in self.drained for holder in holding):
+                return False  # it still counts on somebody who is gone, or is to be
         return holders < len(self.members) or max(leads.values()) - min(leads.values()) <= 1
 
     def describe(self) -> list[str]:

@@ -12,6 +12,9 @@ from unimeter.sim.events import UNIQUE
 from unimeter.sim.requests import Control, EventList, Ingest, Query, Request, v1_type
 
 
+UNSURE_V1 = b"could not be asked in time whether"  # protocol v1 has no code for it, only the sentence
+
+
 def encode(kernels: Kernels, request: Request, request_id: int) -> bytes:
     if request.protocol == 1:
         return wire1.frame(v1_type(request), request_id, _payload_v1(request))
@@ -79,6 +82,8 @@ def refusal(response: wire1.Response | wire2.Response) -> str:
         if response.status == wire2.REDIRECT:
             return "redirect"
         return str(msgpack.unpackb(response.payload)["code"])
+    if response.status == wire1.ERROR and UNSURE_V1 in response.payload:
+        return "outcome_unknown"
     names = {
         wire1.ERROR: "bad_request",
         wire1.UNKNOWN_METRIC: "unknown_metric",

@@ -98,6 +98,8 @@ class Operator(Base):
             self.cluster.members.append(host)
             self._places.addresses.append(host.setup.config.advertise)
             self._boot(host)
+        elif op == "drain":
+            self.cluster.drained.append(host)
         elif op == "remove":
             self._leaving = host
             self._places.addresses.remove(host.setup.config.advertise)

@@ -20,7 +20,7 @@ SAME_INSTANT_MAX = 100_000  # events at one instant before we call it a livelock
 
 
 LOOK_EVERY = 8  # events between two looks whether what is waited for has come
-LULL_NS = MS  # it is looked, too, before time goes on by as much as this
+LULL_NS = 50 * MS  # it is looked, too, before time goes on by as much as this
 
 
 class Livelock(Exception):
