@@ -41,8 +41,13 @@ class Check(Invariant):
                 continue
             if request.sync and self.run.places.groups == 1:
                 self._sync(request, at, present)
-            elif request.sync or (self.run.scenario.roomy and not self._died_around(request)):
+            elif request.sync or self._spared(request):
                 self._all_there(request, present)
+
+    def _spared(self, request: Ingest) -> bool:
+        """An async answer is no promise, but without a reason nothing gets lost. In a cluster a leader that is deposed is one."""
+        alone = not self.run.cluster.replicated
+        return alone and self.run.scenario.roomy and not self._died_around(request)
 
     def _died_around(self, request: Ingest) -> bool:
         return any(request.first_sent_ns <= death <= request.answered_ns + UNDER_WAY_NS for death in self._deaths)

@@ -61,7 +61,9 @@ class Check(Invariant):
             return
         self.evaluated += 1
         if request.in_session:
-            counts = 5 if self.run.places.groups == 1 else 4  # with several groups the offset is the stamp of the latest entry
+            counts = (
+                5 if self.run.places.groups == 1 else 4
+            )  # with several groups the offset is the stamp of the latest entry
             fits = again[:counts] == first[:counts]
         else:  # two attempts may be answered in either order, but only one of them can have stored anything
             forgotten = request.protocol == 1 and not self.run.scenario.roomy  # beyond a short dedup horizon

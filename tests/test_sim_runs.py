@@ -30,6 +30,7 @@ CANARY_SCENARIOS = {  # where there is most of what the canary spoils
     "one_node_computes_otherwise": "quiet_cluster",
     "is_blind_to_divergence": "bit_flips_in_memory",
     "changes_voters_at_once": "replica_is_wiped",
+    "reads_without_asking": "leadership_moves_over_slow_links",
     "believes_what_it_can_read": "rot_that_a_start_meets",
 }
 DIGEST = """

@@ -74,7 +74,10 @@ class NodeConfig:
 
     segment_bytes: int = 64 * MIB  # one journal file
     stripe_bytes: int = 256 * KIB  # granularity of the journal's sparse index
-    checkpoint_after_bytes: int = 256 * MIB  # journal written since the last checkpoint
+    checkpoint_after_bytes: int = 64 * MIB  # of journal written since the last checkpoint, at least ...
+    checkpoint_after_state_percent: int = (
+        100  # ... and so much of the last checkpoint's size: writing it costs no more than the journal
+    )
     checkpoint_chunk_bytes: int = 1 * MIB
     recovery_read_bytes: int = 4 * MIB
     scan_read_bytes: int = 1 * MIB

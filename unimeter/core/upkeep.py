@@ -48,6 +48,7 @@ class Upkeep:
         self._stale = recovered.stale
         self._checkpointed_bytes = -recovered.replayed_bytes  # what was replayed counts towards the next one
         self._creating = False
+        self._checkpoint_due_bytes = config.checkpoint_after_bytes
         self.checkpointing = False
         self.disk_full = False
         self.retry_ns = NEVER_NS  # monotonic; when to try again after the disk was full
@@ -73,7 +74,7 @@ class Upkeep:
             self.retry_ns = NEVER_NS
         if self.retry_ns == NEVER_NS:
             self.want_segment(now_ns)
-            if self.bytes_since_checkpoint() >= self._config.checkpoint_after_bytes:
+            if self.bytes_since_checkpoint() >= self._checkpoint_due_bytes:
                 self.begin_checkpoint(now_ns)
 
     def want_segment(self, now_ns: int) -> None:
@@ -109,6 +110,10 @@ class Upkeep:
         if self.checkpointing or checkpoint.checkpoint_file(position.seq) in self._checkpoints:
             return False
         self.checkpointing = True
+        state_bytes = sum(group.state.memory_bytes() for group in self._groups)
+        self._checkpoint_due_bytes = max(
+            self._config.checkpoint_after_bytes, state_bytes * self._config.checkpoint_after_state_percent // 100
+        )
 
         def written(file: str) -> None:
             self.checkpointing = False

@@ -118,6 +118,24 @@ def commits_alone(run: Run) -> None:
 
 
 @canary
+def reads_without_asking(run: Run) -> None:
+    """A leader answers reads without asking whether it still leads."""
+
+    def spoil(raft: Any) -> None:
+        read = raft.read
+
+        def at_once(now_ns: int, token: int) -> None:
+            if raft.role.name == "LEADER":
+                raft.reads.done.append((token, raft.commit))
+            else:
+                read(now_ns, token)
+
+        raft.read = at_once
+
+    each_raft(run, spoil)
+
+
+@canary
 def promises_before_it_is_durable(run: Run) -> None:
     """Votes and acknowledgements do not wait for the disk."""
 

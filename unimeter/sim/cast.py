@@ -10,6 +10,7 @@ from unimeter.sim.behaviours import Base, PlainWriter, Reader, SessionWriter, V1
 from unimeter.sim.client import Client, Manners
 from unimeter.sim.host import Host
 from unimeter.sim.operator import Operator
+from unimeter.sim.peer_vandal import PeerVandal
 from unimeter.sim.prng import Prng
 from unimeter.sim.subscriber import Subscriber
 from unimeter.sim.vandal import Vandal
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from unimeter.sim.runner import Run
 
 VANDAL_STRIKES = 6
+PEER_VANDALS = 3  # in a cluster one vandal of so many comes to the port for other nodes
 
 
 def make_client(run: Run, behaviour: Base, prng: Prng, manners: Manners) -> Client:
@@ -76,10 +78,16 @@ class Cast:
     def _vandal(self, number: int) -> Vandal:
         run, name, protocol = self._run, f"vandal{number}", 1 + (number + self._run.seed) % 2
         prng, accepted = self._prng.stream(f"vandal{number}"), run.watch.accepted
-        address = run.places.addresses[number % len(run.places.addresses)]
-        return Vandal(
-            name, protocol, address, run.world, run.network, run.kernels, prng, run.space, VANDAL_STRIKES, accepted
-        )
+        host = run.cluster.founders[number % len(run.cluster.founders)]
+        address = host.setup.config.advertise
+        at_peer_port = bool(host.peer_address) and (number + run.seed) % PEER_VANDALS == 0
+        args = (
+            name, protocol, host.peer_address if at_peer_port else address, run.world, run.network, run.kernels, prng, run.space,
+            VANDAL_STRIKES, accepted,
+        )  # fmt: skip
+        if at_peer_port:
+            return PeerVandal(*args, hung_up=lambda: run.mark("noise at a peer port: hung up"))
+        return Vandal(*args)
 
     def _subscriber(self, number: int) -> Subscriber:
         run, name = self._run, f"subscriber{number}"

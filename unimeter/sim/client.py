@@ -125,11 +125,11 @@ class Client:
         if self.finished:
             return
         for _ in range(len(self._again)):
-            request = self._again.popleft()
-            if request.waits_for is not None and request.waits_for.connecting:
-                self._again.append(request)
+            waiting = self._again.popleft()
+            if waiting.waits_for is not None and waiting.waits_for.connecting:
+                self._again.append(waiting)
             else:
-                self._transmit(request)
+                self._transmit(waiting)
         if self.behaviour.finished or len(self._pending) >= self.manners.window:
             return  # the next answer starts it again
         request = self.behaviour.next(self._world.now_ns)

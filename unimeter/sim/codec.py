@@ -11,7 +11,6 @@ from unimeter.sim import wire1, wire2
 from unimeter.sim.events import UNIQUE
 from unimeter.sim.requests import Control, EventList, Ingest, Query, Request, v1_type
 
-
 UNSURE_V1 = b"could not be asked in time whether"  # protocol v1 has no code for it, only the sentence
 
 

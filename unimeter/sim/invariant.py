@@ -79,6 +79,9 @@ class Invariant:
     def broke(self, host: Host, error: Exception) -> None:
         """A process raised."""
 
+    def sent(self, request: Request) -> None:
+        """A request is sent for the first time."""
+
     def settled(self, request: Request) -> None:
         """A request was answered for good, or given up."""
 

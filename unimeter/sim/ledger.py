@@ -143,8 +143,10 @@ class Order:
                         acked[group_at(event.seq)].append((min(told), event.seq))
         for event in ledger.log:
             candidates = ledger.by_ident.get(event.ident, [])
-            # an async answer is no promise, but if the batch got the place that it was told ...
-            if len(candidates) == 1 and not candidates[0].sync and ledger.took(candidates[0], event.seq):
+            # an async answer is no promise, but if the batch got the place that it was told ... (of several nodes, another
+            # leader may have given it that place, later)
+            sole = len(candidates) == 1 and len(ledger.places.addresses) == 1
+            if sole and not candidates[0].sync and ledger.took(candidates[0], event.seq):
                 acked[0].append((candidates[0].answered_ns, event.seq))
             if candidates:
                 sent[group_at(event.seq)].append((-ledger.first_sent_ns(event), -event.seq))

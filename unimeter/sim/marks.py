@@ -38,7 +38,7 @@ FIGURES = {  # what of a node -> mark
     "compared": "digests compared",
 }
 ALL_MARKS = (
-    *PLACES, *FIGURES.values(), *CORE_MARKS, "new replica", "put off: redirect", "put off: no_leader", "put off: leader_changed",
+    *PLACES, *FIGURES.values(), *CORE_MARKS, "new replica", "noise at a peer port: hung up", "put off: redirect", "put off: no_leader", "put off: leader_changed",
     "put off: outcome_unknown", "operator: add", "operator: remove", "operator: transfer", "operator: drain",
     *COUNTERS.values(), *(f"verdict {name}" for name in VERDICTS[1:]), *SESSION_VERDICTS.values(), "segment rolled over",
     "recovered from a checkpoint", "recovered by replay", "torn tail cut off", "killed while starting",

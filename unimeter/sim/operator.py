@@ -95,6 +95,8 @@ class Operator(Base):
         self._wanted = None
         self.done[op] = self.done.get(op, 0) + 1
         if op == "add":
+            if host in self.cluster.drained:
+                self.cluster.drained.remove(host)  # it left, and comes anew
             self.cluster.members.append(host)
             self._places.addresses.append(host.setup.config.advertise)
             self._boot(host)

@@ -113,6 +113,9 @@ class Run:
         """Could an answer of this stretch come from a node whose memory is wrong, and that nobody has noticed yet?"""
         return any(host.misled(since_ns, until_ns) for host in self.cluster.hosts)
 
+    def mark(self, situation: str) -> None:
+        self.marks[situation] = self.marks.get(situation, 0) + 1
+
     def number(self) -> int:
         self._numbers += 1
         return self._numbers

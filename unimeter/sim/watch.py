@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from unimeter.sim.runner import Run
 
 HOOKS = (
-    "booted", "stepped", "acted", "moved", "applied", "died", "halted", "broke", "settled", "answered_again", "stray", "garbled", "accepted",
+    "booted", "stepped", "acted", "moved", "applied", "died", "halted", "broke", "sent", "settled", "answered_again", "stray", "garbled", "accepted",
     "calmed", "finished",
 )  # fmt: skip
 
@@ -163,6 +163,7 @@ class Watch:
 
     def sent(self, request: Request) -> None:
         self._run.ledger.sent(request)
+        self.each("sent", request)
 
     def settled(self, request: Request) -> None:
         for metric in request.metrics:
