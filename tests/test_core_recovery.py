@@ -26,6 +26,7 @@ RESTLESS = replace(  # rolls and checkpoints all the time
     entry_bytes_max=16 * KIB,
     segment_bytes=48 * KIB,
     checkpoint_after_bytes=12 * KIB,
+    checkpoint_after_state_percent=0,
     recovery_read_bytes=8 * KIB,
     scan_read_bytes=4 * KIB,
     append_bytes_max=8 * KIB,

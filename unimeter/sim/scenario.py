@@ -43,6 +43,7 @@ SMALL_NODE = NodeConfig(
     segment_bytes=32 * KIB,
     stripe_bytes=8 * KIB,
     checkpoint_after_bytes=16 * KIB,
+    checkpoint_after_state_percent=0,
     checkpoint_chunk_bytes=16 * KIB,
     recovery_read_bytes=16 * KIB,
     scan_read_bytes=16 * KIB,
