@@ -233,7 +233,8 @@ void um__answer_read(const um_load_config *config, uint32_t work, const uint8_t 
     out->status = config->protocol == 1 ? header[0] : header[6];
     if (work != UM__WORK_INGEST) return;
     if (config->protocol == 1) {
-        if (payload_len < 8) return;
+        const int counts = out->status == 0 || out->status == 1 || out->status == 3;   /* else the payload is words */
+        if (!counts || payload_len < 8) return;
         out->stored = um__get32(payload);
         out->duplicates = um__get32(payload + 4);
     } else if (out->status == 0 && payload_len >= 32) {

@@ -128,7 +128,9 @@ static void um__window(um__run *run, uint64_t now) {
 static void um__complete(um__run *run, uint32_t w, const um__outcome *outcome, uint64_t now) {
     um_load_result *result = run->result;
     um__worker *worker = &run->workers[w];
-    int later = run->config->kind == UM_LOAD_REQUESTS && outcome->status == (run->config->protocol == 1 ? 6u : 3u);
+    /* pushed back, or (v1) no leader just now: the same again later */
+    const int v1 = run->config->protocol == 1;
+    const int later = run->config->kind == UM_LOAD_REQUESTS && (v1 ? outcome->status == 5 || outcome->status == 6 : outcome->status == 3);
     worker->outstanding = 0;
     run->outstanding--;
     run->last_answer_ns = now;

@@ -119,6 +119,7 @@ class Peers:
             silent_ns = peer.heard_ns + SILENCE * self._config.election_max_ns
             if silent_ns <= now_ns:
                 self.close(peer.link)
+                next_ns = now_ns  # its node is dialled again
             else:
                 next_ns = min(next_ns, silent_ns)
         self._next_ns = next_ns

@@ -216,7 +216,8 @@ class Serving:
             self._links.tell_watchers(self.door.push_of)
         if self._stopping:
             self._drain()
-            next_ns = min(next_ns, self._stop_by_ns)
+            if now_ns < self._stop_by_ns:  # afterwards only the disk is waited for
+                next_ns = min(next_ns, self._stop_by_ns)
         return min(next_ns, self.replication.deadline_ns())
 
     def ready(self) -> bool:
