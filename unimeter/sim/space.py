@@ -45,7 +45,7 @@ TEXTS = ("acme", "żółw-账户", "k" * 128)
 
 @dataclass(frozen=True)
 class SpaceSettings:
-    accounts: int = 3  # of each sort
+    accounts: int = 2  # of each sort
     stamped: float = 0.2  # events whose time the node stamps
     late: float = 0.15  # events of other months
     again: float = 0.08  # events sent before, on purpose
