@@ -198,7 +198,7 @@ def test_damaged_memory_of_a_directory_is_refused(tmp_path: Path, capsys: pytest
         with pytest.raises(SystemExit) as ended:
             cli.main(["dev", "--data-dir", str(tmp_path)])
         assert ended.value.code == 2
-        assert FILE in capsys.readouterr().err
+        assert FILE in re.sub(r"[\s│]", "", capsys.readouterr().err)  # the box breaks long paths
 
 
 def test_every_node_gets_the_same_list_of_members(tmp_path: Path) -> None:
