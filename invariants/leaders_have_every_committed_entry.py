@@ -32,7 +32,9 @@ class Check(Invariant):
         committed, newest = self._committed.setdefault(group, {}), self._newest.get(group, 0)
         if is_leader(raft) and (group, raft.term) not in self._elected:
             self._elected[group, raft.term] = None
-            if newest:
+            if (
+                newest and committed[newest] <= raft.term
+            ):  # one that wakes up as the leader of an earlier term is no later one
                 found = raft.log.term(newest) if raft.log.last_index >= newest else None
                 self.check(
                     found == committed[newest],

@@ -48,7 +48,7 @@ def test_replay_passes_and_its_trace_is_readable(tmp_path: Path) -> None:
     done = sim("--scenario", "quiet_day", "--seed", "1", "--trace", str(path))
     assert done.exit_code == 0
     lines = path.read_text().splitlines()
-    assert len(lines) > 1000
+    assert len(lines) > 500
     assert any("host node1 boots #1" in line for line in lines)
 
 

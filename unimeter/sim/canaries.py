@@ -113,7 +113,7 @@ def _hoarding(run: Run, host: Host) -> None:
 
 @canary
 def stops_without_a_reason(run: Run) -> None:
-    """A process stops after four hundred steps."""
+    """A process stops after a hundred and fifty steps."""
     for host in run.cluster.hosts:
         _tired(host)
 
@@ -128,7 +128,7 @@ def _tired(host: Host) -> None:
         def tired(now: Now, event: Input) -> list[Effect]:
             nonlocal count
             count += 1
-            if count == 400:
+            if count == 150:
                 node.halted = True
                 return [Halt("tired")]
             effects: list[Effect] = step(now, event)

@@ -33,6 +33,7 @@ class Manners:
 
     window: int = 4  # requests in flight
     think_ns: int = 14 * MS  # mean pause between two new requests
+    burst: int = 1  # new requests at once, which leave in one piece
     timeout_ns: int = 400 * MS
     backoff_ns: int = 10 * MS
     duplicate: float = 0.0  # sends a request twice
@@ -124,19 +125,30 @@ class Client:
         self._pumping = False
         if self.finished:
             return
+        if self.manners.burst == 1:
+            self._pump_once()
+            return
+        for line in self._lines.values():
+            line.cork()
+        self._pump_once()
+        for line in self._lines.values():
+            line.uncork()
+
+    def _pump_once(self) -> None:
         for _ in range(len(self._again)):
             waiting = self._again.popleft()
             if waiting.waits_for is not None and waiting.waits_for.connecting:
                 self._again.append(waiting)
             else:
                 self._transmit(waiting)
-        if self.behaviour.finished or len(self._pending) >= self.manners.window:
-            return  # the next answer starts it again
-        request = self.behaviour.next(self._world.now_ns)
-        if request is not None:
-            self._pending.append(request)
-            self._witness.made(request)
-            self._transmit(request)
+        for _ in range(self.manners.burst):
+            if self.behaviour.finished or len(self._pending) >= self.manners.window:
+                return  # the next answer starts it again
+            request = self.behaviour.next(self._world.now_ns)
+            if request is not None:
+                self._pending.append(request)
+                self._witness.made(request)
+                self._transmit(request)
         self._pump_later(self._prng.between(1, 2 * self.manners.think_ns))
 
     def _transmit(self, request: Request) -> None:

@@ -91,6 +91,7 @@ class Cluster:
         self.founders = self.hosts[: shape.nodes]
         self.spares = self.hosts[shape.nodes :]
         self.members: list[Host] = list(self.founders)  # who should be up, spares once they are added
+        self.moved_by_hand = False  # the operator moved a leader, and the cluster leaves it there for a while
         self.drained: list[Host] = []  # members that the operator has told to hold nothing
         self.group_count = shape.groups
 
@@ -187,7 +188,7 @@ class Cluster:
             holding = [self.by_replica(voter) for voter in raft.conf.voters]
             if any(holder not in self.members or holder in self.drained for holder in holding):
                 return False  # it still counts on somebody who is gone, or is to be
-        return holders < len(self.members) or max(leads.values()) - min(leads.values()) <= 1
+        return self.moved_by_hand or holders < len(self.members) or max(leads.values()) - min(leads.values()) <= 1
 
     def describe(self) -> list[str]:
         found = []

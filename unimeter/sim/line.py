@@ -41,6 +41,7 @@ class Line:
         self.connecting = False
         self._buffer = bytearray()
         self._next_id = 1
+        self._corked: bytearray | None = None  # what is sent is gathered here, until it is let go
         self._by_id: dict[int, Request] = {}  # not answered yet
 
     @property
@@ -59,7 +60,20 @@ class Line:
         assert self._end is not None
         request_id, self._next_id = self._next_id, self._next_id + 1
         self._by_id[request_id] = request
-        self._network.send(self._end, codec.encode(self._kernels, request, request_id))
+        data = codec.encode(self._kernels, request, request_id)
+        if self._corked is None:
+            self._network.send(self._end, data)
+        else:
+            self._corked += data
+
+    def cork(self) -> None:
+        """What is sent from now on leaves as one piece."""
+        self._corked = bytearray()
+
+    def uncork(self) -> None:
+        data, self._corked = self._corked, None
+        if data and self._end is not None:
+            self._network.send(self._end, data)
 
     def leave(self, half_open: bool) -> None:
         """Give the connection up: break it, or forget it while what was sent may still arrive."""

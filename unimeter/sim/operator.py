@@ -100,7 +100,9 @@ class Operator(Base):
             self.cluster.members.append(host)
             self._places.addresses.append(host.setup.config.advertise)
             self._boot(host)
-        elif op == "drain":
+        elif op == "transfer":
+            self.cluster.moved_by_hand = True
+        elif op == "drain" and host not in self.cluster.drained:
             self.cluster.drained.append(host)
         elif op == "remove":
             self._leaving = host

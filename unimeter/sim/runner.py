@@ -3,7 +3,7 @@
 chaos    clients work while faults fire
 calm     everything is healed; all clients must finish within the scenario's bound of virtual time
 audit    the cluster lists every event; the logs are known; every total is asked for and compared
-again    all processes are restarted once more, and must say the same (a cluster in every other run)
+again    all processes are restarted once more, and must say the same (a cluster in every third run)
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from unimeter.sim.watch import Watch
 from unimeter.sim.world import MS, SECOND, Livelock, World
 
 YEAR_2024_NS = 1_704_067_200 * SECOND
-QUIET_NS = 100 * MS
-AGAIN = 0.5  # how often a cluster is restarted at the end: it costs as much as a quarter of a run
+QUIET_NS = 80 * MS
+AGAIN = 0.35  # how often a cluster is restarted at the end: it costs as much as a quarter of a run
 FOUNDING_NS = 40 * MS  # founders are started within so long
-AUDIT_MANNERS = Manners(window=64, think_ns=1, timeout_ns=20 * SECOND)
+AUDIT_MANNERS = Manners(window=48, think_ns=1, burst=48, timeout_ns=20 * SECOND)
 
 
 @dataclass

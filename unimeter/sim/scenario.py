@@ -85,9 +85,9 @@ class ClientCounts:
     readers_v1: int = 1
     vandals: int = 1
     subscribers: int = 1
-    requests: int = 8  # of each client
+    requests: int = 6  # of each client
     changes: int = 3  # of metric definitions
-    batch_events_max: int = 10
+    batch_events_max: int = 14
     asynchronous: float = 0.2
 
 
@@ -96,7 +96,7 @@ class Scenario:
     name: str
     description: str
     weight: int = 1
-    chaos_ms: int = 240
+    chaos_ms: int = 190
     calm_ms: int = 20_000
     cluster: tuple[tuple[str, tuple[int, ...]], ...] = ()
     node: NodeConfig = SMALL_NODE
