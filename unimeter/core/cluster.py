@@ -68,6 +68,10 @@ class Cluster:
         self._divergence = divergence
         self.reports: dict[int, GroupReport] = {}  # of groups, by number
         self._versions: dict[int, int] = {}  # node id -> its newest catalog
+        self._coordinates_ns = -(2**62)  # since when this node is the coordinator
+        self._absent: dict[
+            int, tuple[int, int]
+        ] = {}  # node id -> its catalog when its link broke, and until when it counts
         self.mute = False  # this node's replicas must not vote, or be elected
         self._left: dict[int, int] = {}  # group -> index of a committed configuration without this node's replica
         self.unfit = False  # this node should not lead: its disk is full, or it cannot read its journal
@@ -114,6 +118,7 @@ class Cluster:
     # ---- who is there ----
 
     def peer_up(self, now_ns: int, peer: Peer) -> None:
+        self._absent.pop(peer.node_id, None)
         self._replication.peer_up(now_ns, peer.replica)
         self._next_gossip_ns = 0  # soon, to everybody
 
@@ -121,7 +126,9 @@ class Cluster:
         self._calls.link_lost(peer.link)
         self._bundles.link_lost(peer.link)
         if peer.node_id and self.peers.of_node(peer.node_id) is None:
-            self._versions.pop(peer.node_id, None)
+            version, until_ns = self._versions.pop(peer.node_id, 0), now_ns + 2 * self._config.election_min_ns
+            if peer.cluster_id == self.cluster_id and not peer.damaged:
+                self._absent[peer.node_id] = version, until_ns
             self.unfit_nodes.discard(peer.node_id)
             self.topology.lost(peer.node_id)
             self._replication.peer_down(now_ns, peer.replica)
@@ -191,6 +198,8 @@ class Cluster:
         self._changes += 1
         own = self._config.node_id
         if raft.role is Role.LEADER:
+            if group.number == 0 and before[:2] != seen[:2]:
+                self._coordinates_ns = self._now_ns
             self.topology.learn_leader(group.number, raft.term, own)
             if before[1] is not Role.LEADER and len(raft.conf.members()) > 1:
                 self.notice(f"group {group.number}: this node leads in term {raft.term}")
@@ -211,8 +220,14 @@ class Cluster:
         return max(self.spare_version, *(group.catalog.version for group in self._groups))
 
     def _least_catalog(self) -> int:
-        fellows = (peer for peer in self.peers if peer.cluster_id == self.cluster_id and not peer.damaged)
-        return min([self._versions.get(peer.node_id, 0) for peer in fellows], default=2**63)
+        fellows = [peer for peer in self.peers if peer.cluster_id == self.cluster_id and not peer.damaged]
+        known = [self._versions.get(peer.node_id, 0) for peer in fellows]
+        if self._now_ns < self._coordinates_ns + 2 * self._config.election_min_ns:
+            there = {peer.node_id for peer in fellows}  # others may still follow the coordinator before this one
+            known += [0 for node in self.topology.registry.nodes if node not in there and node != self._config.node_id]
+        # a node whose link broke here may not know that yet, and forward for as long as `may_forward` lets it
+        known += [version for version, until_ns in self._absent.values() if until_ns > self._now_ns]
+        return min(known, default=2**63)
 
     def _body(self, now_ns: int) -> dict[str, Any]:
         leads = []
