@@ -20,6 +20,7 @@ MS_NS = 1_000_000
 BLOCK_BYTES = 4096  # unit of every disk offset and length (O_DIRECT)
 PARTITIONS = 256
 GROUPS_MAX = 64
+ADDRESS_BYTES_MAX = 23  # of an ip:port, as the v1 partition map carries it
 GROUPS_DEFAULT = 8  # of a new cluster with several nodes; a cluster of one has 1
 FOUNDERS = (1, 3, 5)  # how many nodes a cluster can start with; more can be added later
 MEMORY_BYTES_MIN = 64 * MIB
@@ -127,7 +128,7 @@ class NodeConfig:
         if len(dict.fromkeys(ids)) != len(ids) or not all(1 <= number <= 255 for number in ids):
             raise ValueError("every member has a number of its own, between 1 and 255")
         for member in self.members:
-            if len(member.client_address.encode()) > 23:
+            if len(member.client_address.encode()) > ADDRESS_BYTES_MAX:
                 raise ValueError(
                     f"{member.client_address}: at most 23 bytes: an ip:port as the v1 partition map carries it"
                 )
@@ -137,7 +138,7 @@ class NodeConfig:
             )
         if self.peer_frame_bytes_max < self.entry_bytes_max + self.append_bytes_max + 64 * KIB:
             raise ValueError("peer_frame_bytes_max must exceed entry_bytes_max and append_bytes_max together by 64 KiB")
-        if len(self.advertise.encode()) > 23:
+        if len(self.advertise.encode()) > ADDRESS_BYTES_MAX:
             raise ValueError("advertise must be at most 23 bytes: an ip:port as the v1 partition map carries it")
         if self.memory_max_bytes < MEMORY_BYTES_MIN:
             raise ValueError(f"memory_max_bytes must be at least {MEMORY_BYTES_MIN} (64 MiB)")

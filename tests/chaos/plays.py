@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -216,7 +217,7 @@ async def grow(options: Options, report: Report = say) -> Outcome:
         stage.doing = lambda: f"node {gone.number} goes"
         began = time.monotonic()
         report(await command(cluster, "remove", "--id", str(gone.number)))
-        await cluster.end(gone, subprocess.signal.SIGTERM)  # type: ignore[attr-defined]
+        await cluster.end(gone, signal.SIGTERM)
         del cluster.nodes[gone.number]
         if await settled(stage, began, "go"):
             await asyncio.sleep(BASE_SECONDS)

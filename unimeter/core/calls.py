@@ -2,7 +2,7 @@
 
 Clients' control requests that concern all groups (metrics, alerts of everybody) and the coordinator's orders travel
 like this. A call is answered once: by the other node, or by Refused when the link breaks, when nobody leads, or when
-CALL_SECONDS have passed. Everything that is called may be called again: it changes nothing the second time.
+CALL_NS have passed. Everything that is called may be called again: it changes nothing the second time.
 """
 
 from __future__ import annotations

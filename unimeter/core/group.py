@@ -165,10 +165,6 @@ class Group:
         """The log index that the newest request has, or will have once it is sealed."""
         return self.raft.log.last_index + len(self.pending_control) + (self.open.batch_count > 0)
 
-    def in_log(self) -> bool:
-        """Is any entry ordered and not applied yet?"""
-        return self.applied_index < self.raft.log.last_index
-
     def propose(self, kind: int, body: bytes, done: Callable[[Outcome], None]) -> None:
         """Leader only. Raises Refused when too many wait."""
         if not self.raft.accepting:

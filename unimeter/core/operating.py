@@ -6,14 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from unimeter.config import NodeConfig
+from unimeter.config import ADDRESS_BYTES_MAX, NodeConfig
 from unimeter.core.calls import Done
 from unimeter.core.cluster import Cluster
 from unimeter.core.refusal import Refused
 from unimeter.core.registry import ACTIVE, DRAINING, REMOVED, NodeRecord, Registry
 
 NODE_ID_MAX = 255
-ADDRESS_BYTES_MAX = 23
 REPLICAS_GROWN = 3  # of each group, once a cluster that began smaller has as many nodes
 
 Change = Callable[[Registry, Callable[[Refused | None], None]], None]

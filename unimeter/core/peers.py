@@ -149,10 +149,6 @@ class Peers:
                 del self._by_replica[peer.replica]
         self.on_gone(peer)
 
-    def is_current(self, peer: Peer) -> bool:
-        """Is this the link over which its node is talked to?"""
-        return self._by_node.get(peer.node_id) is peer
-
     def heard(self, now_ns: int, link: int) -> None:
         self._links[link].heard_ns = now_ns
 
