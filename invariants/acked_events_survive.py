@@ -57,10 +57,9 @@ class Check(Invariant):
         low, high = self.run.ledger.span(request)
         idents = {event.ident for event in request.events}
         found = sum(at.get(seq) in idents for seq in range(low + 1, high + 1))
-        if request.result.session_verdict in (0, 1):
-            self.check(
-                found == request.result.stored,
-                f"{request.describe()} was told {request.result.stored} stored up to offset {high}; {found} are in the log",
+        if request.result.session_verdict in (0, 1) and not self.holds(found == request.result.stored):
+            self.fail(
+                f"{request.describe()} was told {request.result.stored} stored up to offset {high}; {found} are in the log"
             )
         if request.result.refused == request.result.conflicts == 0:
             self._all_there(request, present)
@@ -70,6 +69,5 @@ class Check(Invariant):
         if request.result.refused or request.result.conflicts:
             return
         missing = [event.ident for event in request.events if event.ident not in present and not event.ident.id]
-        self.check(
-            not missing, f"{request.describe()} answered at {request.answered_ns} ns: not in the log: {missing[:3]}"
-        )
+        if not self.holds(not missing):
+            self.fail(f"{request.describe()} answered at {request.answered_ns} ns: not in the log: {missing[:3]}")

@@ -33,7 +33,8 @@ class Check(Invariant):
             what = (
                 f"{request.describe()} of {request.account!r} [{request.since}, {request.until}] limit {request.limit}"
             )
-            self.check(found == wanted[: len(found)], f"{what}: {found[:3]}... is not the log's {wanted[:3]}...")
+            if not self.holds(found == wanted[: len(found)]):
+                self.fail(f"{what}: {found[:3]}... is not the log's {wanted[:3]}...")
             if len(found) < min(request.limit, self.run.config.events_list_max):
                 floor = order.floor(ledger.places.group_of(request.account), request.sent_ns)
                 missing = [event for event in wanted[len(found) :] if event.seq <= floor]

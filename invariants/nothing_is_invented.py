@@ -13,7 +13,8 @@ class Check(Invariant):
         ledger = self.run.ledger
         seen = 0
         for event in ledger.log:
-            self.check(event.seq > seen, f"offset {event.seq} stands twice in the event lists")
+            if not self.holds(event.seq > seen):
+                self.fail(f"offset {event.seq} stands twice in the event lists")
             seen = event.seq
             if event.ident in ledger.forbidden:
                 continue  # malformed_requests_change_nothing speaks of these
@@ -23,7 +24,7 @@ class Check(Invariant):
                 for sent in request.events
                 if sent.ident == event.ident
             ]
-            self.check(bool(times), f"nobody sent {event}")
-            self.check(
-                event.timestamp_ns in times or 0 in times, f"{event} was sent with another time: {sorted(times)[:3]}"
-            )
+            if not self.holds(bool(times)):
+                self.fail(f"nobody sent {event}")
+            if not self.holds(event.timestamp_ns in times or 0 in times):
+                self.fail(f"{event} was sent with another time: {sorted(times)[:3]}")

@@ -72,11 +72,11 @@ class Check(Invariant):
     def _promised(self, host: Host, promise: Promise) -> None:
         term, vote, last = self._durable[host.name, promise.group]
         if promise.kind == Kind.APPEND_REPLY:
-            self.check(
-                last >= promise.last and term >= promise.term,
-                f"group {promise.group}: {host.name} acknowledges index {promise.last} in term {promise.term}; its disk has "
-                f"at most index {last} and term {term}",
-            )
+            if not self.holds(last >= promise.last and term >= promise.term):
+                self.fail(
+                    f"group {promise.group}: {host.name} acknowledges index {promise.last} in term {promise.term}; its disk has "
+                    f"at most index {last} and term {term}"
+                )
             if promise.last:
                 self._acknowledged[promise.sender, promise.group] = (promise.term, promise.last)
             return

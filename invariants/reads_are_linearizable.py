@@ -36,8 +36,7 @@ class Check(Invariant):
     def settled(self, request: Request) -> None:
         if isinstance(request, Query) and request.state == ACKED and request.index >= 0:
             floor = self._floors[request.number]
-            if floor:
-                self.check(
-                    request.index >= floor,
-                    f"{request.describe()} reflects index {request.index}; when it was sent, {floor} was known to be committed",
+            if floor and not self.holds(request.index >= floor):
+                self.fail(
+                    f"{request.describe()} reflects index {request.index}; when it was sent, {floor} was known to be committed"
                 )

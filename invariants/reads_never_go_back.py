@@ -26,14 +26,14 @@ class Check(Invariant):
         """Queries of one group."""
         answered.sort(key=lambda query: (query.answered_ns, query.number))
         by_sending = sorted(answered, key=lambda query: (query.sent_ns, query.number))
-        seen, greatest, who = 0, -1, ""
+        seen, greatest = 0, -1
+        who: Query | None = None
         for query in by_sending:
             while seen < len(answered) and answered[seen].answered_ns < query.sent_ns:
                 if answered[seen].index > greatest:
-                    greatest, who = answered[seen].index, answered[seen].describe()
+                    greatest, who = answered[seen].index, answered[seen]
                 seen += 1
-            if greatest >= 0:
-                self.check(
-                    query.index >= greatest,
-                    f"{query.describe()} reflects index {query.index}, {who} had shown {greatest} before it was sent",
+            if who is not None and not self.holds(query.index >= greatest):
+                self.fail(
+                    f"{query.describe()} reflects index {query.index}, {who.describe()} had shown {greatest} before it was sent"
                 )

@@ -35,12 +35,12 @@ class Check(Invariant):
                 difference = _compare(question, query, events, floor, ceiling)
                 if not difference:
                     break
-            self.check(
-                not difference,
-                f"{query.describe()} on {query.account!r} {query.metric.code} [{query.start}, {query.end}) "
-                f"filters {query.filters} by {query.group_by}, sent {query.sent_ns}, answered {query.answered_ns}: {difference} "
-                f"(places {floor} to {ceiling})",
-            )
+            if not self.holds(not difference):
+                self.fail(
+                    f"{query.describe()} on {query.account!r} {query.metric.code} [{query.start}, {query.end}) "
+                    f"filters {query.filters} by {query.group_by}, sent {query.sent_ns}, answered {query.answered_ns}: {difference} "
+                    f"(places {floor} to {ceiling})"
+                )
 
     def _spans(self, query: Query) -> list[tuple[int, int]]:
         """The range asked for; for `current` in v1, whose answer does not name it, any that was current."""

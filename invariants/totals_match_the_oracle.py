@@ -29,7 +29,7 @@ class Check(Invariant):
             question = oracle.Question(metric, query.start, query.end, query.filters, query.group_by, added)
             found = oracle.answer(question, series.of(query.account, metric))
             difference = found.differs(query.rows)
-            self.check(
-                not difference,
-                f"{query.account!r} {metric.code} [{query.start}, {query.end}) by {query.group_by}: {difference}",
-            )
+            if not self.holds(not difference):
+                self.fail(
+                    f"{query.account!r} {metric.code} [{query.start}, {query.end}) by {query.group_by}: {difference}"
+                )

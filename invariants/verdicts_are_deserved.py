@@ -66,24 +66,23 @@ class Check(Invariant):
         by_id: Mapping[Any, Stored],
         by_ident: Mapping[Any, list[Stored]],
     ) -> None:
-        what = f"{request.describe()}: {event} was called {verdict}"
         original = by_id.get((event.ident.account, event.ident.id))
+        deserved, why = True, ""
         if verdict == DUPLICATE:
             source = original if event.ident.id else by_ident.get(event.ident, [None])[0]
-            self.check(source is not None and source.ident == event.ident, f"{what} (duplicate), original: {source}")
+            deserved, why = source is not None and source.ident == event.ident, "duplicate"
         elif verdict == CONFLICT:
-            self.check(
-                original is not None and original.ident != event.ident, f"{what} (conflict), original: {original}"
-            )
+            deserved, why = original is not None and original.ident != event.ident, "conflict"
         elif verdict == CARDINALITY:
-            self.check(self._cells(event) >= self.run.scenario.limits.cells_per_series_max, f"{what} (cardinality)")
+            deserved, why = self._cells(event) >= self.run.scenario.limits.cells_per_series_max, "cardinality"
         elif verdict == FULL:
-            self.check(self.run.tables_filled, f"{what} (full), but no table came near its limit")
+            deserved, why = self.run.tables_filled, "full, but no table came near its limit"
         elif verdict == UNKNOWN_METRIC:
             metric = next((m for m in request.metrics if m.code == event.ident.metric), None)
-            self.check(
-                metric is None or not metric.known, f"{what} (unknown metric), but its creation had been answered"
-            )
+            deserved = metric is None or not metric.known
+            why = "unknown metric, but its creation had been answered"
+        if why and not self.holds(deserved):
+            self.fail(f"{request.describe()}: {event} was called {verdict} ({why}), original: {original}")
 
     def _cells(self, event: Event) -> int:
         metric = next(m for m in self.run.metrics if m.code == event.ident.metric)

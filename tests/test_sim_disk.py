@@ -22,7 +22,7 @@ class SimHarness:
         self.done: list[Completion] = []
 
     def make_disk(self) -> Disk:
-        port = self.disk.port(lambda call: call())
+        port = self.disk.port(lambda call, *args: call(*args))
         port.start(self.done.append)
         return port
 

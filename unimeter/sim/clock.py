@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from unimeter.core.inputs import Now
 from unimeter.sim.prng import Prng
-from unimeter.sim.world import US, Timer, World
+from unimeter.sim.world import US, Timer, World, cancel
 
 MILLION = 1_000_000
 
@@ -20,15 +20,15 @@ class WallClock:
 
     def __init__(self, world: World, start_ns: int) -> None:
         self._world = world
-        self._offset_ns = start_ns
+        self.offset_ns = start_ns  # to true time
         self._history = [(0, start_ns)]  # since when which offset
 
     def now_ns(self) -> int:
-        return self._world.now_ns + self._offset_ns
+        return self._world.now_ns + self.offset_ns
 
     def jump(self, by_ns: int) -> None:
-        self._offset_ns += by_ns
-        self._history.append((self._world.now_ns, self._offset_ns))
+        self.offset_ns += by_ns
+        self._history.append((self._world.now_ns, self.offset_ns))
 
     def dates(self, from_ns: int, to_ns: int) -> list[int]:
         """The dates that the clock showed at the ends of a stretch of true time, and around each jump in it."""
@@ -43,7 +43,7 @@ class WallClock:
 class ProcessClock:
     """The `Clock` of one process (one incarnation of a node)."""
 
-    def __init__(self, world: World, wall: WallClock, prng: Prng, enter: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, world: World, wall: WallClock, prng: Prng, enter: Callable[..., None]) -> None:
         self._world = world
         self._wall = wall
         self._enter = enter
@@ -54,11 +54,13 @@ class ProcessClock:
         self._timer: Timer | None = None
 
     def now(self) -> Now:
-        return Now(self._monotonic_ns(), self._wall.now_ns())
+        true_ns = self._world.now_ns
+        monotonic_ns = self._base_ns + (true_ns - self._boot_ns) * self._rate_ppm // MILLION
+        return Now(monotonic_ns, true_ns + self._wall.offset_ns)
 
     def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> None:
         if self._timer is not None:
-            self._timer.cancel()
+            cancel(self._timer)
         left_ns = monotonic_ns - self._monotonic_ns()
         if left_ns <= 0:
             delay_ns = 0  # the end of this turn: after everything that is already due now
@@ -68,7 +70,7 @@ class ProcessClock:
 
     def stop(self) -> None:
         if self._timer is not None:
-            self._timer.cancel()
+            cancel(self._timer)
 
     def _fire(self, callback: Callable[[], None]) -> None:
         self._timer = None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from zlib import crc32
 
 from unimeter.config import BLOCK_BYTES
@@ -45,7 +46,7 @@ class DiskSettings:
     capacity_bytes: int = 1 << 40
 
 
-@dataclass
+@dataclass(eq=False)
 class Pending:
     effect: Operation
     port: DiskPort
@@ -86,7 +87,7 @@ class SimDisk:
     bytes_written: int = 0
     _lane_free_ns: dict[bool, int] = field(default_factory=dict)
 
-    def port(self, enter: Callable[[Callable[[], None]], None]) -> DiskPort:
+    def port(self, enter: Callable[..., None]) -> DiskPort:
         """The `Disk` of a new process."""
         return DiskPort(self, enter)
 
@@ -184,8 +185,8 @@ class SimDisk:
         if pending.verdict is DiskError.FAILED or effect.file not in self.image.files:
             return ReadDone(effect.op, b"", DiskError.FAILED)
         file = self.image.files[effect.file]
-        data = bytearray(self.image.read(effect.file, effect.offset, effect.length))
-        if data != file.ideal[effect.offset : effect.offset + effect.length]:
+        data = file.actual[effect.offset : effect.offset + effect.length]
+        if file.lied and data != file.ideal[effect.offset : effect.offset + effect.length]:
             self.tainted_reads += 1
             self.tainted_read_ns = self.world.now_ns
         for other in self.pending:
@@ -289,6 +290,7 @@ class SimDisk:
         return False
 
 
+@lru_cache(maxsize=1024)
 def check_name(name: str) -> None:
     """A file's name: relative, below the directory."""
     parts = name.split("/")
@@ -299,7 +301,7 @@ def check_name(name: str) -> None:
 class DiskPort:
     """The `Disk` of one process."""
 
-    def __init__(self, disk: SimDisk, enter: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(self, disk: SimDisk, enter: Callable[..., None]) -> None:
         self._disk = disk
         self._enter = enter
         self._on_done: Callable[[Completion], None] | None = None
@@ -314,8 +316,5 @@ class DiskPort:
         self._disk.submit(self, effect)
 
     def complete(self, completion: Completion) -> None:
-        def deliver() -> None:
-            assert self._on_done is not None, "an operation was submitted before start"
-            self._on_done(completion)
-
-        self._enter(deliver)
+        assert self._on_done is not None, "an operation was submitted before start"
+        self._enter(self._on_done, completion)

@@ -60,23 +60,19 @@ class Shuffled:
         self._host = host
         self._node = node
         self._prng = prng
+        self.halted: bool = node.halted  # these two are asked for at every step, where __getattr__ is slow
+        self.deadline_ns: int = node.deadline_ns
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._node, name)
 
-    @property
-    def halted(self) -> Any:  # these two are asked for at every step, where __getattr__ is slow
-        return self._node.halted
-
-    @property
-    def deadline_ns(self) -> Any:
-        return self._node.deadline_ns
-
     def step(self, now: Now, event: Input) -> list[Effect]:
-        effects: list[Effect] = self._node.step(now, event)
+        node, host = self._node, self._host
+        effects: list[Effect] = node.step(now, event)
+        self.halted, self.deadline_ns = node.halted, node.deadline_ns
         if len(effects) > 1:
             effects = shuffled(effects, self._prng)
-        self._host.watcher.stepped(self._host, event, effects)
+        host.watcher.stepped(host, event, effects)
         return effects
 
 
@@ -227,7 +223,7 @@ class Incarnation:
         self._host = host
         self._ends: dict[int, End] = {}
         self._depth = 0
-        self._held: list[Callable[[], None]] = []
+        self._held: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._halt: tuple[str | None] | None = None
         self.alive = True
         setup = host.setup
@@ -243,7 +239,7 @@ class Incarnation:
             setup.config,
         )
 
-    def enter(self, call: Callable[[], None]) -> None:
+    def enter(self, call: Callable[..., None], *args: Any) -> None:
         """Run something inside the process."""
         host = self._host
         if not self.alive:
@@ -251,9 +247,9 @@ class Incarnation:
         if self._held or host.world.now_ns < host.paused_until_ns:
             if not self._held:
                 host.world.at(host.paused_until_ns, self._resume)
-            self._held.append(call)
+            self._held.append((call, args))
             return
-        self._run(call)
+        self._run(call, args)
 
     def _resume(self) -> None:
         """The pause is over: everything that came meanwhile happens now, in the order in which it came."""
@@ -262,16 +258,16 @@ class Incarnation:
             host.world.at(host.paused_until_ns, self._resume)
             return
         held, self._held = self._held, []
-        for call in held:
+        for call, args in held:
             if self.alive:
-                self._run(call)
+                self._run(call, args)
 
-    def _run(self, call: Callable[[], None]) -> None:
+    def _run(self, call: Callable[..., None], args: tuple[Any, ...]) -> None:
         host = self._host
         assert self._depth == 0, "the world called into a process from inside the process"
         self._depth = 1
         try:
-            call()
+            call(*args)
         except Exception as error:
             host.watcher.broke(host, error)
             raise
@@ -296,7 +292,7 @@ class Incarnation:
         if not self.alive:
             return False
         self._own(end)
-        self._host.world.after(0, self.enter, lambda: self.driver.link_opened(end.link, peer, inner))
+        self._host.world.after(0, self.enter, self.driver.link_opened, end.link, peer, inner)
         return True
 
     def dial(self, ref: int, address: str) -> None:
@@ -305,10 +301,10 @@ class Incarnation:
                 self._host.network.reset(end)
                 return
             self._own(end)
-            self.enter(lambda: self.driver.link_opened(end.link, address, True, ref))
+            self.enter(self.driver.link_opened, end.link, address, True, ref)
 
         def refused() -> None:
-            self.enter(lambda: self.driver.dial_failed(ref))
+            self.enter(self.driver.dial_failed, ref)
 
         host = self._host
         host.network.connect(address, host.name, opened, refused, host.name)
@@ -319,11 +315,11 @@ class Incarnation:
         end.on_close = self._on_close
 
     def _on_bytes(self, end: End, data: bytes) -> None:
-        self.enter(lambda: self.driver.bytes_arrived(end.link, data))
+        self.enter(self.driver.bytes_arrived, end.link, data)
 
     def _on_close(self, end: End) -> None:
         self._ends.pop(end.link, None)
-        self.enter(lambda: self.driver.link_closed(end.link))
+        self.enter(self.driver.link_closed, end.link)
 
     def send(self, link: int, data: Bytes) -> None:
         end = self._ends.get(link)

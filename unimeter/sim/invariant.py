@@ -45,10 +45,15 @@ class Invariant:
         return cls.__module__.rpartition(".")[2]
 
     def check(self, holds: bool, detail: str) -> None:
-        """One true evaluation. Pass a cheap detail, or use fail()."""
+        """One true evaluation. The detail is made in any case: where there are thousands, use holds()."""
         self.evaluated += 1
         if not holds:
             self.fail(detail)
+
+    def holds(self, holds: bool) -> bool:
+        """One true evaluation whose detail is made only when it is needed: `if not self.holds(...): self.fail(...)`."""
+        self.evaluated += 1
+        return holds
 
     def fail(self, detail: str) -> None:
         raise Broken(self.name(), self.sentence, detail)

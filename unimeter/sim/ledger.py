@@ -43,6 +43,8 @@ class Ledger:
         ] = {}  # sequence number -> when its request was first sent, where that is sure
         self.alerts: list[dict[str, Any]] = []
         self.definitions: list[list[dict[str, Any]]] = []  # the metric lists that were given at the end
+        self._order: Order | None = None  # of this log
+        self._logged: dict[int, int] = {}  # request -> how many of its events get a place, if they are stored
         self.pushed: dict[str, list[dict[str, Any]]] = {}  # subscriber -> the alerts that it was told of
 
     def sent(self, request: Request) -> None:
@@ -64,7 +66,7 @@ class Ledger:
         """Put the event lists of all accounts together."""
         log = [self.stored(row) for rows in listed.values() for row in rows]
         self.log = sorted(log)
-        self.owner, self._stored_from_ns = {}, {}
+        self.owner, self._stored_from_ns, self._order = {}, {}, None
         for event in self.log:
             owner = self._owner(event)
             if owner is not None:
@@ -93,7 +95,10 @@ class Ledger:
         """The sequence numbers that an answered request took: (after, up to)."""
         if request.state != ACKED or request.result is None or self.places.groups > 1:
             return 0, 0
-        logged = sum(event.ident.metric != NO_SUCH_METRIC for event in request.events)
+        logged = self._logged.get(request.number)
+        if logged is None:
+            logged = sum(event.ident.metric != NO_SUCH_METRIC for event in request.events)
+            self._logged[request.number] = logged
         return request.result.last_offset - logged, request.result.last_offset
 
     def _owner(self, event: Stored) -> Ingest | None:
@@ -114,7 +119,10 @@ class Ledger:
         return self.first_sent_ns(event) if known is None else known
 
     def order(self) -> Order:
-        return Order(self)
+        """At the end of the run, when nothing is answered any more."""
+        if self._order is None:
+            self._order = Order(self)
+        return self._order
 
 
 def surely_stored(request: Ingest) -> bool:

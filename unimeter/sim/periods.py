@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from unimeter.sim.events import DAY, FIXED, MONTH, WEEK
 
@@ -14,6 +15,7 @@ def _ns(moment: datetime) -> int:
     return (moment - _EPOCH).days * _DAY_NS
 
 
+@lru_cache(maxsize=4096)
 def bounds(period: int, billing_day: int, timestamp_ns: int) -> tuple[int, int]:
     """[start, end) of the period that a time lies in, ns since 1970 UTC."""
     days = timestamp_ns // _DAY_NS

@@ -27,17 +27,13 @@ class Livelock(Exception):
     """Virtual time stood still: something schedules itself without end."""
 
 
-class Timer:
-    """A scheduled callback that can be called off. O(1) to cancel: the heap skips it when its time comes."""
+Timer = list[Any]
+"""An entry of the heap: time, sequence, callback (None: called off), arguments. The heap compares the first two."""
 
-    __slots__ = ("args", "callback")
 
-    def __init__(self, callback: Callable[..., None], args: tuple[Any, ...]) -> None:
-        self.callback: Callable[..., None] | None = callback
-        self.args = args
-
-    def cancel(self) -> None:
-        self.callback = None
+def cancel(timer: Timer) -> None:
+    """O(1): the heap skips it when its time comes."""
+    timer[2] = None
 
 
 class World:
@@ -46,16 +42,19 @@ class World:
         self.steps = 0
         self.trace = trace
         self._sequence = 0
-        self._heap: list[tuple[int, int, Timer]] = []
+        self._heap: list[Timer] = []
 
     def at(self, time_ns: int, callback: Callable[..., None], *args: Any) -> Timer:
-        timer = Timer(callback, args)
-        self._sequence += 1
-        heappush(self._heap, (max(time_ns, self.now_ns), self._sequence, timer))
+        self._sequence = sequence = self._sequence + 1
+        timer: Timer = [time_ns if time_ns > self.now_ns else self.now_ns, sequence, callback, args]
+        heappush(self._heap, timer)
         return timer
 
     def after(self, delay_ns: int, callback: Callable[..., None], *args: Any) -> Timer:
-        return self.at(self.now_ns + delay_ns, callback, *args)
+        self._sequence = sequence = self._sequence + 1
+        timer: Timer = [self.now_ns + delay_ns if delay_ns > 0 else self.now_ns, sequence, callback, args]
+        heappush(self._heap, timer)
+        return timer
 
     def note(self, text: str) -> None:
         self.trace.note(self.now_ns, text)
@@ -69,17 +68,17 @@ class World:
                 if (look == 0 or heap[0][0] > self.now_ns + LULL_NS) and done():
                     return True
                 look = (look + 1) % LOOK_EVERY
-            time_ns, _, timer = heappop(heap)
-            if timer.callback is None:
+            time_ns, _, callback, args = heappop(heap)
+            if callback is None:
                 continue
             if time_ns != instant:
                 instant, crowd = time_ns, 0
             crowd += 1
             if crowd > SAME_INSTANT_MAX:
-                raise Livelock(f"{crowd} events at one instant, the last of them {timer.callback!r}")
+                raise Livelock(f"{crowd} events at one instant, the last of them {callback!r}")
             self.now_ns = time_ns
             self.steps += 1
-            timer.callback(*timer.args)
+            callback(*args)
         if done is not None and done():
             return True
         self.now_ns = max(self.now_ns, until_ns)
