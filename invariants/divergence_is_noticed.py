@@ -21,10 +21,9 @@ class Check(Invariant):
         self._right: dict[tuple[int, int], int] = {}  # (group, index) -> digest of a sound replica
         self._odd: dict[str, tuple[int, int, int]] = {}  # host -> replica, group and index at which it differed
 
-    def applied(self, host: Host, group: int, index: int, fresh: bool) -> None:
+    def applied(self, host: Host, group: int, index: int, digest: int, fresh: bool) -> None:
         if not self.run.cluster.replicated:
             return
-        digest = host.node.groups[group].state.meta().digest
         if not host.flipped:
             self._right.setdefault((group, index), digest)
         elif self._right.get((group, index), digest) != digest:

@@ -63,7 +63,7 @@ class Check(Invariant):
             if isinstance(effect, Send):
                 data = effect.data
                 if len(data) > 40 and data[5] == peer_wire.RAFT:
-                    for promise in promises(bytes(data)):
+                    for promise in promises(data):
                         self._promised(host, promise)
             elif isinstance(effect, Write) and not effect.bulk:
                 rafts = [group.raft for group in host.node.groups]

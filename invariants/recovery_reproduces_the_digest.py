@@ -23,9 +23,8 @@ class Check(Invariant):
         self._highest: dict[tuple[str, int, int], int] = {}  # (host, its disk, group)
         self._lost: list[str] = []
 
-    def applied(self, host: Host, group: int, index: int, fresh: bool) -> None:
+    def applied(self, host: Host, group: int, index: int, digest: int, fresh: bool) -> None:
         state = host.node.groups[group].state
-        digest = state.meta().digest
         here, disk = (group, index), (host.name, host.node.replica, group)
         highest = self._highest.get(disk, 0)
         if fresh:

@@ -20,10 +20,9 @@ class Check(Invariant):
         super().__init__(run)
         self._digests: dict[tuple[int, int], tuple[int, str]] = {}  # (group, index) -> digest, and who was there first
 
-    def applied(self, host: Host, group: int, index: int, fresh: bool) -> None:
+    def applied(self, host: Host, group: int, index: int, digest: int, fresh: bool) -> None:
         if host.flipped or not self.run.cluster.replicated:
             return
-        digest = host.node.groups[group].state.meta().digest
         known, who = self._digests.setdefault((group, index), (digest, host.name))
         if who != host.name and not self.holds(known == digest):
             self.fail(f"group {group}, index {index}: {host.name} computed {digest:016x}, {who} {known:016x}")

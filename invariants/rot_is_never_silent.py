@@ -25,7 +25,7 @@ class Check(Invariant):
     def booted(self, host: Host) -> None:
         self._damaged_at_boot[host.name] = bool(host.disk.image.tainted())
 
-    def applied(self, host: Host, group: int, index: int, fresh: bool) -> None:
+    def applied(self, host: Host, group: int, index: int, digest: int, fresh: bool) -> None:
         highest = self._highest.get((host.name, group), 0)
         if fresh and self._damaged_at_boot[host.name] and not self.run.cluster.replicated:
             last = host.node.groups[group].raft.stable_index

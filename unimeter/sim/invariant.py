@@ -72,8 +72,8 @@ class Invariant:
     def moved(self, host: Host, group: int, raft: Any, fresh: bool) -> None:
         """A replica's term, vote, role or log has changed; `fresh`: for the first time in this process."""
 
-    def applied(self, host: Host, group: int, index: int, fresh: bool) -> None:
-        """A node has applied a group's log up to an index; `fresh`: it has just become ready, and recovered that far."""
+    def applied(self, host: Host, group: int, index: int, digest: int, fresh: bool) -> None:
+        """A node has applied a group's log up to an index, and its state has this running digest; `fresh`: it has just become ready, and recovered that far."""
 
     def died(self, host: Host, how: str) -> None:
         """A process was killed."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from unimeter.core import peer_wire
 from unimeter.core.raft.conf import Conf
 from unimeter.core.raft.messages import Kind
+from unimeter.kernels.api import Bytes
 
 FRAME_HEADER = struct.Struct("<IBBBBI")  # magic, version, type, status, flags, payload length
 FRAME_HEADER_BYTES = 32
@@ -31,7 +32,7 @@ class Promise(NamedTuple):
     last: int
 
 
-def promises(data: bytes) -> Iterator[Promise]:
+def promises(data: Bytes) -> Iterator[Promise]:
     """Candidacies, votes that are granted, and acknowledgements of entries, in the frames of one send to a peer."""
     at, end = 0, len(data)
     while at < end:

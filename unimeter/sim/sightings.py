@@ -14,7 +14,7 @@ CANDIDATES = ("PRE_CANDIDATE", "CANDIDATE")
 
 
 class Sight(NamedTuple):
-    """A replica, as it is looked at after each step."""
+    """A replica, as it is looked at after each step (`Watch` compares plain tuples of the same fields)."""
 
     incarnation: int
     replica: int
@@ -27,15 +27,6 @@ class Sight(NamedTuple):
     last_term: int
     confs: int
     heir: int
-
-
-def look(incarnation: int, raft: Any) -> tuple[Any, ...]:
-    """A Sight, made fast."""
-    log = raft.log
-    return (
-        incarnation, raft.replica, raft.term, raft.role, raft.vote, raft.commit, raft.stable.index, log.last_index, log.last_term,
-        len(raft.confs), raft.heir,
-    )  # fmt: skip
 
 
 def sightings(raft: Any, before: Sight, now: Sight) -> Iterator[str]:

@@ -7,6 +7,7 @@ moved, or entries were applied, the invariants that ask for that are told (`move
 from __future__ import annotations
 
 import traceback
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from unimeter.core.effects import Effect
@@ -17,7 +18,7 @@ from unimeter.sim.invariant import Broken, Invariant
 from unimeter.sim.line import AnyResponse
 from unimeter.sim.marks import mark_process
 from unimeter.sim.requests import Request
-from unimeter.sim.sightings import Sight, look, sightings
+from unimeter.sim.sightings import Sight, sightings
 from unimeter.sim.world import Livelock
 
 if TYPE_CHECKING:
@@ -37,12 +38,10 @@ class Watch:
         self.invariants: list[Invariant] = [kind(run) for kind in ALL]
         self._hooks = {name: self._overriders(name) for name in HOOKS}
         self._stepped = self._hooks["stepped"]
-        self._logs: dict[
-            tuple[str, int], tuple[Any, ...]
-        ] = {}  # (host, group) -> process, replica and where its log is
+        self._logs: dict[str, list[tuple[Any, ...] | None]] = defaultdict(list)  # host -> of each group, a Sight
         self._applied: dict[
-            tuple[str, int], tuple[tuple[int, int], int]
-        ] = {}  # (host, group) -> process, replica and index
+            str, tuple[tuple[int, ...], list[int]]
+        ] = {}  # host -> process and replica; index of each group
         self._acted = self._hooks["acted"]
         self._replicated = run.cluster.replicated
 
@@ -86,49 +85,58 @@ class Watch:
         if node is None:
             return
         if self._replicated:
-            replica = getattr(node, "replica", 0)
+            replica = node.replica
             if replica:
                 if replica != host.replica:
-                    self._run.marks["new replica"] = self._run.marks.get("new replica", 0) + 1
+                    self._run.mark("new replica")
                     host.replica = replica
                     host.renewed()
-                self._look_at_logs(host, node)
+                self._look_at_logs(host, node.groups)
                 for call in self._acted:
                     call(host, event, effects)
         if not node.ready:
             return
         for call in self._stepped:
             call(host, event, effects)
-        self._look_at_states(host, node)
+        self._look_at_states(host, node.groups)
 
-    def _look_at_logs(self, host: Host, node: Any) -> None:
-        logs, name, incarnation = self._logs, host.name, host.incarnations
-        number = -1
-        for group in node.groups:
-            number += 1
+    def _look_at_logs(self, host: Host, groups: list[Any]) -> None:
+        sights, incarnation = self._logs[host.name], host.incarnations
+        if len(sights) < len(groups):
+            sights += [None] * (len(groups) - len(sights))
+        for number, group in enumerate(groups):
             raft = group.raft
-            now = look(incarnation, raft)
-            key = (name, number)
-            before = logs.get(key)
+            log = raft.log
+            now = (
+                incarnation, raft.replica, raft.term, raft.role, raft.vote, raft.commit, raft.stable.index, log.last_index,
+                log.last_term, len(raft.confs), raft.heir,
+            )  # fmt: skip
+            before = sights[number]
             if now != before:
-                logs[key] = now
-                if before is not None and before[:2] == now[:2]:
-                    for place in sightings(raft, Sight._make(before), Sight._make(now)):
-                        self._run.marks[place] = self._run.marks.get(place, 0) + 1
-                        self._run.faults.reached(place, host)
-                for call in self._hooks["moved"]:
-                    call(host, number, raft, before is None or before[:2] != now[:2])
+                sights[number] = now
+                self._moved(host, number, raft, before, now)
 
-    def _look_at_states(self, host: Host, node: Any) -> None:
-        applied, name, born = self._applied, host.name, (host.incarnations, node.replica)
-        for number, group in enumerate(node.groups):
-            now = (born, group.applied_index)
-            key = (name, number)
-            before = applied.get(key)
-            if now != before:
-                applied[key] = now
+    def _moved(self, host: Host, number: int, raft: Any, before: tuple[Any, ...] | None, now: tuple[Any, ...]) -> None:
+        fresh = before is None or before[:2] != now[:2]
+        if before is not None and not fresh:
+            for place in sightings(raft, Sight._make(before), Sight._make(now)):
+                self._run.mark(place)
+                self._run.faults.reached(place, host)
+        for call in self._hooks["moved"]:
+            call(host, number, raft, fresh)
+
+    def _look_at_states(self, host: Host, groups: list[Any]) -> None:
+        born, indexes = self._applied.get(host.name, ((), []))
+        if born != (host.incarnations, host.node.replica):
+            born, indexes = (host.incarnations, host.node.replica), [-1] * len(groups)
+            self._applied[host.name] = (born, indexes)
+        for number, group in enumerate(groups):
+            index, before = group.applied_index, indexes[number]
+            if index != before:
+                indexes[number] = index
+                digest = group.state.meta().digest
                 for call in self._hooks["applied"]:
-                    call(host, number, now[1], before is None or before[0] != born)
+                    call(host, number, index, digest, before < 0)
 
     def died(self, host: Host, how: str) -> None:
         mark_process(self._run, host)
