@@ -47,7 +47,7 @@ class Position(NamedTuple):
 class JournalWrite(NamedTuple):
     file: str
     offset: int
-    data: memoryview  # whole blocks; unchanged until the next append
+    data: Bytes  # whole blocks; unchanged until the next append
 
 
 @lru_cache(maxsize=1024)

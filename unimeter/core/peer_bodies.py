@@ -92,5 +92,5 @@ def _fits(value: Any, shape: Shape) -> bool:
 
 
 def _has(value: dict[str, Any], key: str, shape: Shape) -> bool:
-    found = value.get(key.removesuffix("?"))
+    found: Any = value.get(key.removesuffix("?"))
     return found is None if key.endswith("?") and found is None else _fits(found, shape)
