@@ -27,7 +27,7 @@ def test_streams_of_one_name_are_equal_whatever_was_drawn_before() -> None:
 
 def test_chance_is_the_same_on_every_machine() -> None:
     luck = Prng(1, "pinned")
-    assert [luck.below(1000) for _ in range(5)] == [935, 892, 392, 58, 818]
+    assert [luck.below(1000) for _ in range(5)] == [865, 431, 633, 847, 364]
 
 
 @given(st.integers(0, 2**64), st.lists(st.integers(), max_size=30))

@@ -2,6 +2,10 @@
 
 The wall clock may stand wrong from the start (skew) and jump at any time, forwards and backwards; the
 monotonic clock starts anew with every process and runs a little fast or slow. Timers fire late, never early.
+
+A turn of a node ends when it has taken what was there, and that takes a while: what arrives meanwhile belongs to the same turn.
+How long a turn may last is chosen for each process, so that some take one input at a time, as long as no two come at one instant,
+and others gather many before they answer, seal an entry or send to followers.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from unimeter.sim.prng import Prng
 from unimeter.sim.world import US, Timer, World, cancel
 
 MILLION = 1_000_000
+TURNS_NS = (1, 200 * US, 400 * US)  # a turn of a process lasts less than one of these
 
 
 class WallClock:
@@ -51,6 +56,7 @@ class ProcessClock:
         self._boot_ns = world.now_ns
         self._base_ns = prng.between(1, 1 << 40)
         self._rate_ppm = MILLION + prng.between(-200, 200)
+        self._turn_ns = self._prng.choice(TURNS_NS)
         self._timer: Timer | None = None
 
     def now(self) -> Now:
@@ -63,7 +69,7 @@ class ProcessClock:
             cancel(self._timer)
         left_ns = monotonic_ns - self._monotonic_ns()
         if left_ns <= 0:
-            delay_ns = 0  # the end of this turn: after everything that is already due now
+            delay_ns = self._prng.below(self._turn_ns)
         else:
             delay_ns = left_ns * MILLION // self._rate_ppm + 1 + self._prng.below(50 * US)
         self._timer = self._world.after(delay_ns, self._fire, callback)

@@ -28,6 +28,7 @@ from unimeter.sim.network import Network
 from unimeter.sim.places import Places
 from unimeter.sim.prng import Prng
 from unimeter.sim.scenario import Scenario
+from unimeter.sim.shared import sharing
 from unimeter.sim.space import Space, make_metrics
 from unimeter.sim.trace import Trace
 from unimeter.sim.watch import Watch
@@ -77,7 +78,7 @@ class Run:
         self.scenario = scenario
         self.seed = seed
         self.canary = canary
-        self.kernels = kernels
+        self.kernels = kernels = sharing(kernels)
         self.trace = Trace(sink)
         self.world = World(self.trace)
         self.network = Network(self.world, prng.stream("network"))
