@@ -81,6 +81,7 @@ class Cluster:
         self._told: tuple[Any, ...] = ()  # what the last gossip was made of
         self._seen: list[tuple[int, Role, int, int, bool]] = [(0, Role.FOLLOWER, 0, 0, True)] * len(groups)
         self._changes = 0  # of what was seen
+        self._looked = (0, 0)  # changes, epoch of the topology at the last look
         self._registry_seen = b""
         self.notice: Callable[[str], None] = lambda _line: None
         catalogs.seen = self._least_catalog
@@ -159,15 +160,26 @@ class Cluster:
 
     # ---- once per turn ----
 
-    def turn(self, now_ns: int) -> int:
-        """Look at who leads what, tell the others. Returns when to come again."""
+    def look(self, now_ns: int) -> bool:
+        """Look at who leads what. True: something is new, and `turn` is due."""
         self._now_ns = now_ns
         for group in self._groups:
             self._look(group)
         if self._groups[0].cluster is not self._registry_seen:
             self._registry_seen = self._groups[0].cluster
             self.learn_registry(self._registry_seen)
+        seen = self._changes, self.topology.epoch
+        if seen == self._looked:
+            return False
+        self._looked = seen
+        return True
+
+    def answer(self) -> None:
+        """Say what others want to know of what is applied now."""
         self._divergence.turn()
+
+    def turn(self, now_ns: int) -> int:
+        """Tell the others what is new, and everything from time to time. Returns when to come again."""
         if not len(self.peers):
             return NEVER_NS
         changed = (
@@ -303,7 +315,7 @@ class Cluster:
             )  # fmt: skip
             self._report(number, report)
             raft = self._groups[number].raft
-            if settled and not outgoing and raft.replica not in (*voters, *learners):
+            if settled and not outgoing and raft.replica not in voters and raft.replica not in learners:
                 self._left[number] = max(conf_index, self._left.get(number, 0))
 
     def figures(self) -> list[dict[str, Any]]:

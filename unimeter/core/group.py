@@ -111,6 +111,7 @@ class Group:
         self.alert_next = 1
         self.digests: deque[tuple[int, int]] = deque(maxlen=DIGESTS_KEPT)  # (index, running digest)
         self.leading_term = 0  # the term in which next_row and stamp_ns were taken from the log's end
+        self.on_special: Callable[[], None] = lambda: None  # an entry that is not of events was applied
         self.on_superseded: Callable[[Group, Sealed], None] = lambda _group, _sealed: None
         self.on_bundle: Callable[[Group, Bundled, Applied, int], None] = lambda *_: None
 
@@ -249,6 +250,10 @@ class Group:
         """Everything sealed was given to the journal."""
         self._unsaved = self._unsaved_bytes = 0
 
+    def has_ordered(self) -> bool:
+        """Is there an answer that need not wait for the disk?"""
+        return bool(self._ordered) or self.open.immediate_count > 0
+
     def ordered_replies(self) -> list[Reply]:
         """Answers that need not wait for the disk: async requests of sealed entries, and refusals."""
         replies, self._ordered = self._ordered, []
@@ -333,14 +338,7 @@ class Group:
         assert head.index == self.applied_index + 1, (
             f"group {self.number}: entry {head.index} after {self.applied_index}"
         )
-        outcome: Outcome = None
-        if head.kind == layout.UM_ENTRY_CATALOG:
-            try:
-                outcome = apply_entry(self.catalog, bytes(entry[ENTRY_BYTES:]))
-            except Refused as refusal:
-                outcome = refusal.with_traceback(None)  # it is an answer now: its frames would hold it, and it them
-        elif head.kind == layout.UM_ENTRY_CLUSTER:
-            self.cluster = bytes(entry[ENTRY_BYTES:])
+        outcome = None if head.kind == layout.UM_ENTRY_BATCHES else self._apply_special(head.kind, entry)
         applied = self.state.apply(self.catalog.compiled, entry)
         self.applied_index, self.applied_term = head.index, head.term
         self.alert_next = applied.alerts_after
@@ -359,6 +357,18 @@ class Group:
             self._dirty.clear()
         self.digests.append((head.index, self.state.meta().digest))
         return applied, outcome
+
+    def _apply_special(self, kind: int, entry: Bytes) -> Outcome:
+        """What an entry means that holds no events."""
+        self.on_special()
+        if kind == layout.UM_ENTRY_CATALOG:
+            try:
+                return apply_entry(self.catalog, bytes(entry[ENTRY_BYTES:]))
+            except Refused as refusal:
+                return refusal.with_traceback(None)  # it is an answer now: its frames would hold it, and it them
+        if kind == layout.UM_ENTRY_CLUSTER:
+            self.cluster = bytes(entry[ENTRY_BYTES:])
+        return None
 
     def adopt(self, state: GroupState) -> None:
         """Recovery: go on from a checkpoint's state."""

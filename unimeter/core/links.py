@@ -35,6 +35,11 @@ class Links:
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def leaving(self) -> bool:
+        """Does anybody wait for its last answers?"""
+        return bool(self._leaving)
+
     def opened(self, link: int) -> None:
         self._open.add(link)
 
@@ -71,6 +76,8 @@ class Links:
         self._leaving[link] = mark
 
     def close_leaving(self, past: Callable[[Mark], bool]) -> None:
+        if not self._leaving:
+            return
         for link in [link for link, mark in self._leaving.items() if past(mark)]:
             if not self._asked.get(link):
                 self._out.close(link)

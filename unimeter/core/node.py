@@ -97,19 +97,31 @@ class Node:
         """Let one thing happen. The effects are unordered."""
         assert not self.halted, "a halted node takes no input"
         self._now = now
+        serving = self.serving
+        if serving is not None:
+            serving.now = now
+        if isinstance(event, FramesArrived):
+            if self._peers.holds(event.link):
+                self._peer_frames(event)
+            else:
+                self._client_frames(event)
+        elif isinstance(event, TimePassed):
+            self._turn_pending = False
+            self._end_turn()
+        elif isinstance(event, WriteDone) and serving is not None and event.op == serving.journal_op:
+            self._journal_written(serving, event.error)
+        else:
+            self._seldom(now, event)
+        self.deadline_ns = now.monotonic_ns if self._turn_pending else self._next_ns
+        return self._out.take()
+
+    def _seldom(self, now: Now, event: Input) -> None:
+        """What does not happen all the time; the next turn looks at everything."""
         if self.serving is not None:
-            self.serving.now = now
+            self.serving.look_round()
         match event:
-            case FramesArrived():
-                if self._peers.holds(event.link):
-                    self._peer_frames(event)
-                else:
-                    self._client_frames(event)
             case WriteDone(op, error):
                 self._write_done(op, error)
-            case TimePassed():
-                self._turn_pending = False
-                self._end_turn()
             case ReadDone(op, data, error):
                 self._flows.resume(op, data, ReadFailed("the disk could not read") if error else None)
             case LinkOpened(link, _, inner, dialled):
@@ -142,8 +154,6 @@ class Node:
                 else:
                     self.serving.stop()
                 self._wake()
-        self.deadline_ns = now.monotonic_ns if self._turn_pending else self._next_ns
-        return self._out.take()
 
     # ---- to look at ----
 
@@ -283,6 +293,8 @@ class Node:
                     self._greeted(link, peer_bodies.unpack(frame.type, payload))
                 elif peer.node_id and self.serving is not None and peer.cluster_id == self.serving.cluster_id:
                     self.serving.cluster.frame(now_ns, peer, frame.type, payload)
+                    if frame.type not in peer_wire.TRAFFIC:
+                        self.serving.look_round()
                 elif self.serving is not None:
                     raise BadFrame("it has not said hello as a member of this cluster")  # then it will, on a new link
                 elif self._rejoin is not None and frame.type == peer_wire.GOSSIP:
@@ -315,12 +327,14 @@ class Node:
                 self._begin_anew(found, self._replica)
         elif self.serving is not None and peer.cluster_id == self.serving.cluster_id:
             self.serving.cluster.peer_up(self._now.monotonic_ns, peer)
+            self.serving.look_round()
 
     def _peer_gone(self, peer: Peer) -> None:
         if self._newcomer is not None and peer.node_id and self._peers.of_node(peer.node_id) is None:
             self._newcomer.gone(peer.node_id)
         if self.serving is not None:
             self.serving.cluster.peer_down(self._now.monotonic_ns, peer)
+            self.serving.look_round()
         self._wake()
 
     # ---- clients ----
@@ -368,13 +382,16 @@ class Node:
             if self._rejoin is not None:
                 self._next_ns = min(self._next_ns, self._rejoin.turn(now_ns))
 
-    def _write_done(self, op: int, error: DiskError | None) -> None:
-        journal = self.serving is not None and op == self.serving.journal_op
-        if error is DiskError.FAILED or (error is not None and journal):
+    def _journal_written(self, serving: Serving, error: DiskError | None) -> None:
+        if error is not None:
             self._halt(DISK_FAILED)
-        elif journal:
-            assert self.serving is not None
-            self.serving.written()
+        else:
+            serving.written()
+
+    def _write_done(self, op: int, error: DiskError | None) -> None:
+        """Of a flow."""
+        if error is DiskError.FAILED:
+            self._halt(DISK_FAILED)
         else:
             self._flows.resume(op, b"", NoSpace() if error is DiskError.NO_SPACE else None)
 

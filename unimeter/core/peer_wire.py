@@ -40,6 +40,7 @@ RETURN = 0x66
 DIGESTS = 0x67
 DIGESTS_SAID = 0x68
 DIVERGED = 0x69
+TRAFFIC = frozenset({RAFT, BUNDLE, BUNDLE_DONE})  # what comes all the time
 
 VERSION = 1  # of what stands on this page; both sides of a link must have the same
 

@@ -115,6 +115,11 @@ class Replication:
 
     # ---- far behind ----
 
+    @property
+    def waits(self) -> bool:
+        """Is there something to be read that may not be read yet?"""
+        return bool(self._wanted)
+
     def fetch(self) -> None:
         """Begin the reading that followers need, as fast as it may be done now."""
         for group in self._groups:

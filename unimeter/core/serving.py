@@ -106,6 +106,8 @@ class Serving:
         self._first = 0  # the group whose turn it is to be first in a record
         self._saving: list[Saving] = []  # what the record in flight, or held, consists of
         self._held: tuple[list[Bytes], int] | None = None  # entries of a record that waits for the next segment, stamp
+        self._thorough = True  # more than requests and records has happened: the next turn looks at everything
+        self._thorough_ns = 0  # when a turn looks at everything at the latest
         self._epoch_told = 0
         self._limits_proposed: dict[int, int] = {}  # group -> term in which this node proposed its limits
         self._attach(found, prng)
@@ -168,6 +170,8 @@ class Serving:
         self.replication.unreadable = self._found_unreadable
         for reads in self.reads:
             reads.unreadable = self._found_unreadable
+        for group in self.groups:
+            group.on_special = self.look_round
         self.catalogs.got = self._got_catalog
         self.divergence.halt = self._diverged
         self.divergence.notice = self._notice
@@ -187,38 +191,59 @@ class Serving:
 
     # ---- once per turn ----
 
+    def look_round(self) -> None:
+        """Something has happened that is neither a request nor the end of a journal write: the next turn is a thorough
+        one. (A turn that only brings requests on costs what these cost, however many groups and peers there are.)"""
+        self._thorough = True
+
     def turn(self) -> int:
         """Returns when to come again (monotonic ns)."""
         now_ns = self.now.monotonic_ns
         self.replication.tick(now_ns)
         self._apply()
-        self._upkeep.turn(now_ns)
-        self._mind_fitness()
-        if self.retired:
-            return NEVER_NS
+        thorough = self.cluster.look(now_ns) or self._thorough or now_ns >= self._thorough_ns or self._stopping
+        if thorough or self._upkeep.due(now_ns):
+            self._upkeep.turn(now_ns)
+            self._mind_fitness()
+            if self.retired:
+                return NEVER_NS
         self._lead()
         if not self._flush():
             self._order()
-        self._links.answer([reply for group in self.groups for reply in group.ordered_replies()])
+        self._answer_ordered()
         bundles_ns = self.bundles.turn(now_ns)
         self._serve_reads()
-        next_ns = min(
-            bundles_ns,
+        if thorough:
+            self._keep_house(now_ns)
+        self.cluster.answer()
+        self.send()
+        if self.topology.epoch != self._epoch_told:
+            self._epoch_told = self.topology.epoch
+            self._links.tell_watchers(self.door.push_of)
+        next_ns = min(bundles_ns, self._thorough_ns, self.replication.deadline_ns())
+        if self._stopping:
+            self._drain()
+            if now_ns < self._stop_by_ns:  # afterwards only the disk is waited for
+                next_ns = min(next_ns, self._stop_by_ns)
+        return next_ns
+
+    def _keep_house(self, now_ns: int) -> None:
+        """Gossip, calls to other nodes, the catalog, the coordinator's work."""
+        self._thorough = False  # what happens from here on is for the next turn
+        self._thorough_ns = min(
             self.cluster.turn(now_ns),
             self.calls.turn(now_ns),
             self.catalogs.turn(now_ns),
             self.coordinator.turn(now_ns),
             self._upkeep.retry_ns,
         )
-        self.send()
-        if self.topology.epoch != self._epoch_told:
-            self._epoch_told = self.topology.epoch
-            self._links.tell_watchers(self.door.push_of)
-        if self._stopping:
-            self._drain()
-            if now_ns < self._stop_by_ns:  # afterwards only the disk is waited for
-                next_ns = min(next_ns, self._stop_by_ns)
-        return min(next_ns, self.replication.deadline_ns())
+        if self.cluster.unfit:
+            self._thorough_ns = min(self._thorough_ns, self._hand_over_ns)
+
+    def _answer_ordered(self) -> None:
+        for group in self.groups:
+            if group.has_ordered():
+                self._links.answer(group.ordered_replies())
 
     def ready(self) -> bool:
         """Can it serve or redirect, whatever group a request is for?"""
@@ -271,6 +296,7 @@ class Serving:
             if not journal.next_segment_ready:
                 return False  # goes on when the segment is there
             journal.roll()
+            self.look_round()
             self._upkeep.want_segment(self.now.monotonic_ns)
         self._held = None
         write = journal.append(entries, stamp_ns)
@@ -318,11 +344,26 @@ class Serving:
                 group.placed(entry.index, began, length)
             group.raft.persisted(self.now.monotonic_ns, save.token)
         self.send()
-        busy = self._flush()
-        if not busy:  # else the disk works again: apply in its shadow, at the end of the turn
-            self._apply()
-            self._serve_reads()
-        self._wake()
+        if self._flush():
+            self._wake()  # the disk works again: apply in its shadow, at the end of the turn
+            return
+        self._apply()
+        self._serve_reads()
+        if self._has_more_to_do():
+            self._wake()
+
+    def _has_more_to_do(self) -> bool:
+        """After a record, with the journal free: is there anything that only a turn does?"""
+        now_ns = self.now.monotonic_ns
+        return (
+            self.cluster.look(now_ns)
+            or self._thorough
+            or self._stopping
+            or self._upkeep.due(now_ns)
+            or self.replication.waits
+            or self._links.leaving
+            or any(group.has_work() or group.has_ordered() for group in self.groups)
+        )
 
     def _apply(self) -> None:
         for group in self.groups:
@@ -348,11 +389,13 @@ class Serving:
 
     def _ask(self, group: int, what: str, body: dict[str, Any], done: Done) -> None:
         self.calls.ask(self.now.monotonic_ns, group, what, body, done)
+        self.look_round()
         self._wake()
 
     def _serve_call(self, what: str, number: int, body: dict[str, Any], done: Done) -> None:
         """Another node, or this one, wants something of a group that this node leads. May raise Refused."""
         self._callee.serve(what, number, body, done)
+        self.look_round()
         self._wake()
 
     # ---- clients that leave ----

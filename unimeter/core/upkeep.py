@@ -68,8 +68,14 @@ class Upkeep:
     def bytes_since_checkpoint(self) -> int:
         return self._journal.bytes_written - self._checkpointed_bytes
 
+    def due(self, now_ns: int) -> bool:
+        """Is there something for `turn` to do that no flow will tell of? Asked in every turn."""
+        return now_ns >= self.retry_ns or (
+            self._journal.bytes_written - self._checkpointed_bytes >= self._checkpoint_due_bytes and not self.checkpointing
+        )
+
     def turn(self, now_ns: int) -> None:
-        """Once per turn: begin what is due."""
+        """Begin what is due."""
         if now_ns >= self.retry_ns:
             self.retry_ns = NEVER_NS
         if self.retry_ns == NEVER_NS:
