@@ -38,8 +38,13 @@ static inline uint64_t um__random(um__source *source) {
     return x * 0x2545F4914F6CDD1DULL;
 }
 
-static inline uint64_t um__account(const um_load_config *config, um__source *source) {
-    return 1 + (((um__random(source) >> 32) * config->accounts) >> 32);
+/* One of the accounts 1 .. config->accounts; `among` some partitions: partition p has p, p + 256, p + 512, ... */
+static inline uint64_t um__account(const um_load_config *config, const um__list *among, um__source *source) {
+    uint64_t random = um__random(source);
+    if (!among) return 1 + (((random >> 32) * config->accounts) >> 32);
+    uint32_t partition = among->partitions[((random >> 32) * among->len) >> 32];
+    uint32_t first = partition ? partition : UM__PARTITIONS, count = (config->accounts - first) / UM__PARTITIONS + 1;
+    return first + UM__PARTITIONS * (((random & 0xFFFFFFFFu) * count) >> 32);
 }
 
 static uint32_t um__row_bytes(const um_load_config *config) { return config->ids ? 48u : 32u; }
@@ -154,42 +159,41 @@ void um__frame_build(const um_load_config *config, um__worker *worker, uint32_t 
     }
 }
 
-static void um__patch_ingest(const um_load_config *config, um__worker *worker, um__source *source) {
-    uint8_t *at;
-    uint64_t stride;
-    if (config->protocol == 1) {
-        at = worker->frame + UM__HEADER_V1 + 8 + 64;
-        stride = 96;
-    } else {
-        at = worker->frame + UM__HEADER_V2 + UM__BATCH_HEAD + um__dictionary_bytes(config);
-        stride = um__row_bytes(config);
-    }
+/* Where the account of the first event stands; the timestamp is behind it. */
+static uint8_t *um__first_account(const um_load_config *config, const um__worker *worker) {
+    if (config->protocol == 1) return worker->frame + UM__HEADER_V1 + 8 + 64;
+    return worker->frame + UM__HEADER_V2 + UM__BATCH_HEAD + um__dictionary_bytes(config);
+}
+
+static void um__patch_ingest(const um_load_config *config, um__worker *worker, const um__list *among, um__source *source) {
+    uint8_t *at = um__first_account(config, worker);
+    const uint64_t stride = config->protocol == 1 ? 96 : um__row_bytes(config);
     um__source local = *source;
     for (uint32_t i = 0; i < config->batch; i++, at += stride) {
         uint64_t number = local.next_event++;
-        um__put64(at, um__account(config, &local));
+        um__put64(at, um__account(config, among, &local));
         um__put64(at + 8, (uint64_t)config->timestamp_ns + number * (uint64_t)config->timestamp_step_ns);
         if (config->ids) um__put64(at + 40, number);
     }
     *source = local;
 }
 
-void um__frame_patch(const um_load_config *config, um__worker *worker, uint32_t worker_number, um__source *source) {
+void um__frame_patch(const um_load_config *config, um__worker *worker, uint32_t worker_number, const um__list *among, um__source *source) {
     uint8_t *frame = worker->frame;
     if (worker->work == UM__WORK_ECHO) return;
     worker->generation = (worker->generation + 1) & 0x7FFFFu;
     um__put32(frame + 12, UM__REQUEST_ID(worker_number, worker->generation));
     if (worker->work == UM__WORK_INGEST) {
         if (!worker->resend) {
-            um__patch_ingest(config, worker, source);
+            um__patch_ingest(config, worker, among, source);
             if (config->protocol == 2 && config->sessions) {
                 worker->number++;
                 um__put64(frame + UM__HEADER_V2 + 16, worker->number);
                 um__put64(frame + UM__HEADER_V2 + 24, worker->number);   /* all before this one are settled */
             }
         }
-    } else {
-        uint64_t account = um__account(config, source);
+    } else if (!worker->resend) {
+        uint64_t account = um__account(config, among, source);
         uint32_t metric = (uint32_t)(((um__random(source) >> 32) * config->metrics) >> 32);
         if (config->protocol == 1) {
             um__put64(frame + UM__HEADER_V1, account);
@@ -226,6 +230,22 @@ uint32_t um__frame_metric(const um_load_config *config, uint32_t metric, uint8_t
     um__code(out + UM__HEADER_V1, metric);
     out[UM__HEADER_V1 + 64] = config->aggregations[metric];
     return UM__HEADER_V1 + len;
+}
+
+uint32_t um__frame_map(uint8_t *out) {
+    um__header_v1(out, 0x10, 0, 1);
+    return UM__HEADER_V1;
+}
+
+uint64_t um__frame_account(const um_load_config *config, const um__worker *worker) {
+    uint64_t account;
+    if (worker->work == UM__WORK_INGEST) {
+        memcpy(&account, um__first_account(config, worker), 8);
+    } else {
+        memcpy(&account, worker->frame + (config->protocol == 1 ? UM__HEADER_V1 : UM__HEADER_V2 + UM__QUERY_V2_ACCOUNT), 8);
+        if (config->protocol == 2) account = __builtin_bswap64(account);
+    }
+    return account;
 }
 
 void um__answer_read(const um_load_config *config, uint32_t work, const uint8_t *header, const uint8_t *payload, uint32_t payload_len, um__outcome *out) {

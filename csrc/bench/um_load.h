@@ -8,6 +8,11 @@
  * batch number and the checksums). Every event gets an explicit timestamp of its own, so the server's
  * duplicate detection has work to do and yet nothing is a duplicate.
  *
+ * A cluster is driven as client libraries drive it: *routed*. The generator keeps a partition map (routes.c), draws the
+ * accounts of a batch among those of one node (or of one group), and sends it to that node, so no event is passed on.
+ * Not routed, worker w sends any accounts to node w mod nodes, and follows redirects. Either way what was refused for
+ * want of a leader, or was outstanding on a connection that broke, is sent again where the map now points.
+ *
  * It is a program of its own kind: it makes system calls, and is linked into neither the node nor the kernels.
  */
 #ifndef UM_LOAD_H
@@ -19,6 +24,7 @@
 #define UM_LOAD_METRICS_MAX 100
 #define UM_LOAD_BUCKETS 2560
 #define UM_LOAD_STATUSES 8
+#define UM_LOAD_TARGETS_MAX 16
 
 /* what the workers do */
 #define UM_LOAD_REQUESTS 1      /* ingest workers and query workers, as many as said */
@@ -27,6 +33,15 @@
 typedef struct {
     char host[64];              /* IPv4 in dotted form */
     uint16_t port;
+    uint8_t padding[6];
+} um_load_target;
+
+typedef struct {
+    um_load_target targets[16];
+    uint32_t target_count;
+    uint32_t groups;            /* routed: 0: a batch has accounts of one node; else accounts of one group, of so many */
+    uint8_t cluster;            /* keep a partition map: follow redirects, survive a target that is lost */
+    uint8_t routed;             /* (cluster) send accounts to the node that leads them */
     uint8_t protocol;           /* 1 or 2 */
     uint8_t kind;               /* UM_LOAD_REQUESTS or UM_LOAD_ECHO */
     uint8_t sync;               /* ingest is answered when durable, not when ordered */
@@ -59,6 +74,8 @@ typedef struct {
     uint64_t queries, echoes;                                    /* answered, whole run */
     uint64_t statuses[8];                                        /* answers by status, whole run */
     uint64_t backpressure;                                       /* answers that said: later (sent again after 1 ms) */
+    uint64_t redirects;                                          /* (cluster) answers that said: there (sent again by the map) */
+    uint64_t lost_targets;                                       /* (cluster) nodes that hung up during the run */
     uint64_t window_ns, window_events, window_requests, window_queries;
     uint64_t cpu_user_ns, cpu_system_ns;                         /* this thread's own, whole run */
     uint64_t sends, receives, sleeps;                            /* system calls */

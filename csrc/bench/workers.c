@@ -59,9 +59,10 @@ static int um__may_send(const um__run *run, uint64_t now) {
 
 static void um__enqueue(um__run *run, uint32_t w) {
     um__worker *worker = &run->workers[w];
-    um__connection *connection = &run->connections[worker->connection];
     int fresh = !worker->resend;
-    um__frame_patch(run->config, worker, w, &run->source);
+    um__frame_patch(run->config, worker, w, fresh ? um__routes_among(run, w) : NULL, &run->source);
+    worker->connection = worker->slot * run->config->target_count + um__routes_target(run, w, !fresh);
+    um__connection *connection = &run->connections[worker->connection];
     connection->queue[(connection->head + connection->count++) % connection->queue_max] = w;
     worker->outstanding = 1;
     worker->sent_ns = 0;
@@ -86,7 +87,7 @@ static int um__flush(um__run *run, um__connection *connection, uint32_t number) 
         message.msg_iovlen = n;
         ssize_t sent = sendmsg(connection->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
         run->result->sends++;
-        if (sent < 0 && errno != EAGAIN && errno != EINTR) return um__fail(run, "the connection broke: %s", strerror(errno));
+        if (sent < 0 && errno != EAGAIN && errno != EINTR) return 0;     /* receiving will tell */
         for (uint32_t i = 0; sent > 0; i++) {
             uint64_t part = parts[i].iov_len < (uint64_t)sent ? parts[i].iov_len : (uint64_t)sent;
             sent -= (ssize_t)part;
@@ -124,22 +125,52 @@ static void um__window(um__run *run, uint64_t now) {
     }
 }
 
+/* The same request again, a little later; by then the map may say something else. */
+static void um__again(um__run *run, uint32_t w, uint64_t now) {
+    run->workers[w].resend = 1;
+    run->workers[w].due_ns = now + UM__RETRY_NS;
+    run->due++;
+    if (run->routes) um__routes_ask(run, now);
+}
+
+/* A node hung up. In a cluster its requests are sent again, to whoever the map names by then; alone it was the last. */
+static int um__lose(um__run *run, uint32_t number, const char *why) {
+    um__connection *connection = &run->connections[number];
+    const uint32_t targets = run->config->target_count, slot = number / targets;
+    uint32_t left = 0;
+    for (uint32_t t = 0; t < targets; t++) left += !run->connections[slot * targets + t].lost;
+    if (!run->routes || left < 2) return um__fail(run, "the connection broke: %s", why);
+    if (slot == 0) run->result->lost_targets++;
+    (void)close(connection->fd);
+    connection->fd = -1;
+    connection->lost = 1;
+    connection->count = connection->first_sent = connection->received_len = 0;
+    for (uint32_t w = 0; w < run->worker_count; w++) {
+        if (!run->workers[w].outstanding || run->workers[w].connection != number) continue;
+        run->workers[w].outstanding = 0;
+        run->outstanding--;
+        um__again(run, w, um__now_ns());
+    }
+    return 0;
+}
+
 /* The answer of worker w is here. Queue its next request, if there is to be one. */
 static void um__complete(um__run *run, uint32_t w, const um__outcome *outcome, uint64_t now) {
     um_load_result *result = run->result;
     um__worker *worker = &run->workers[w];
-    /* pushed back, or (v1) no leader just now: the same again later */
-    const int v1 = run->config->protocol == 1;
-    const int later = run->config->kind == UM_LOAD_REQUESTS && (v1 ? outcome->status == 5 || outcome->status == 6 : outcome->status == 3);
+    const int later = run->config->kind == UM_LOAD_REQUESTS && um__is_pushback(run->config->protocol, (int)outcome->status);
+    const int there = run->routes && um__is_redirect(run->config->protocol, outcome->status);
     worker->outstanding = 0;
     run->outstanding--;
     run->last_answer_ns = now;
     result->statuses[outcome->status & 7]++;
-    if (later) {
-        result->backpressure++;
+    if (later || there) {
+        result->backpressure += (uint64_t)later;
+        result->redirects += (uint64_t)there;
         worker->resend = 1;
-        worker->due_ns = now + UM__RETRY_NS;
-        run->due++;
+        uint32_t asked = run->connections[worker->connection].target;
+        if (there && um__routes_target(run, w, 1) != asked) um__enqueue(run, w);    /* the map knows where */
+        else um__again(run, w, now);
         return;
     }
     if (worker->sent_ns >= run->window_from_ns && run->window_open)
@@ -170,7 +201,7 @@ static int um__receive(um__run *run, um__connection *connection, uint32_t number
     ssize_t got = recv(connection->fd, connection->received + connection->received_len, UM__RECEIVE_BYTES - connection->received_len, MSG_DONTWAIT);
     run->result->receives++;
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) return 0;
-    if (got <= 0) return um__fail(run, "the server closed the connection%s%s", got < 0 ? ": " : "", got < 0 ? strerror(errno) : "");
+    if (got <= 0) return um__lose(run, number, got < 0 ? strerror(errno) : "the server closed it");
     connection->received_len += (uint32_t)got;
     uint64_t now = um__now_ns();
     if (config->kind == UM_LOAD_ECHO) {
@@ -221,7 +252,7 @@ static int um__turns(um__run *run) {
     for (uint32_t w = 0; w < run->worker_count; w++)
         if (um__may_send(run, now)) um__enqueue(run, w);
     for (uint32_t c = 0; c < run->connection_count; c++)
-        if (um__flush(run, &run->connections[c], c)) return -1;
+        if (run->connections[c].count && um__flush(run, &run->connections[c], c)) return -1;
     run->last_answer_ns = now;
     while (run->outstanding || run->due) {
         now = um__now_ns();
@@ -234,10 +265,17 @@ static int um__turns(um__run *run) {
         if (ready < 0 && errno != EINTR) return um__fail(run, "epoll_wait: %s", strerror(errno));
         if (!spinning) run->result->sleeps++;
         for (int i = 0; i < ready; i++) {
+            if (events[i].data.u32 == run->connection_count) {
+                um__routes_read(run);
+                continue;
+            }
             um__connection *connection = &run->connections[events[i].data.u32];
+            if (connection->lost) continue;
             if ((events[i].events & ~(uint32_t)EPOLLOUT) && um__receive(run, connection, events[i].data.u32)) return -1;
             if (connection->count && um__flush(run, connection, events[i].data.u32)) return -1;
         }
+        for (uint32_t c = 0; run->routes && ready > 0 && c < run->connection_count; c++)     /* an answer here, the next request there */
+            if (run->connections[c].count && um__flush(run, &run->connections[c], c)) return -1;
         slept_ns = um__now_ns();
         if (ready > 0) spin_until = slept_ns + run->config->spin_us * 1000ULL;
         if (slept_ns - run->last_answer_ns > UM__DRAIN_NS) return um__fail(run, "no answer for 30 s with %u requests outstanding", run->outstanding);
@@ -247,6 +285,7 @@ static int um__turns(um__run *run) {
 }
 
 static void um__release(um__run *run) {
+    um__routes_close(run);
     for (uint32_t c = 0; run->connections && c < run->connection_count; c++) {
         if (run->connections[c].fd >= 0) (void)close(run->connections[c].fd);
         free(run->connections[c].queue);
@@ -260,6 +299,10 @@ static void um__release(um__run *run) {
 
 static const char *um__config_fault(const um_load_config *config) {
     if (config->protocol != 1 && config->protocol != 2) return "protocol must be 1 or 2";
+    if (!config->target_count || config->target_count > UM_LOAD_TARGETS_MAX) return "targets must be 1..16";
+    if (config->target_count > 1 && !config->cluster) return "several targets are a cluster";
+    if (config->routed && !config->cluster) return "only a cluster is routed";
+    if (config->groups > UM__PARTITIONS) return "groups must be 0..256";
     if (config->kind == UM_LOAD_ECHO) return config->echo_bytes && config->ingest_workers ? NULL : "an echo needs bytes and workers";
     if (config->ingest_workers + config->query_workers == 0) return "no workers";
     if (config->ingest_workers > UM_LOAD_WORKERS_MAX || config->query_workers > UM_LOAD_WORKERS_MAX - config->ingest_workers) return "too many workers";
@@ -283,11 +326,15 @@ int um_load_run(const um_load_config *config, um_load_result *result) {
     }
     run.worker_count = config->ingest_workers + (config->kind == UM_LOAD_ECHO ? 0 : config->query_workers);
     run.connection_count = config->kind == UM_LOAD_ECHO ? run.worker_count : (config->ingest_workers ? config->ingest_connections : 0) + config->query_workers;
+    run.connection_count *= config->target_count;
     run.source.random = config->seed * 0x9E3779B97F4A7C15ULL | 1;
     run.workers = calloc(run.worker_count, sizeof *run.workers);
     run.connections = calloc(run.connection_count, sizeof *run.connections);
     run.epoll = epoll_create1(EPOLL_CLOEXEC);
-    for (uint32_t c = 0; run.connections && c < run.connection_count; c++) run.connections[c].fd = -1;
+    for (uint32_t c = 0; run.connections && c < run.connection_count; c++) {
+        run.connections[c].fd = -1;
+        run.connections[c].lost = 1;
+    }
     if (!run.workers || !run.connections || run.epoll < 0) (void)um__fail(&run, "out of memory");
     else if (um__open(&run) == 0) {
         (void)getrusage(RUSAGE_THREAD, &before);

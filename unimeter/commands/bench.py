@@ -17,7 +17,10 @@ from rich.table import Table
 
 from unimeter.commands import load
 from unimeter.commands.bench_node import NodeFailed
+from unimeter.commands.bench_route import aimed
 from unimeter.commands.bench_run import QUICK, Bench, Results, Settings
+from unimeter.commands.common import DEFAULT_SERVER, servers_of
+from unimeter.config import FOUNDERS
 
 app = typer.Typer(help="Measure this node on this machine; `bench load` drives a node that already runs.")
 
@@ -40,7 +43,12 @@ def bench(
     restart_events: Annotated[
         int, typer.Option(help="The restart is timed with at least so many events.")
     ] = Settings.restart_events,
-    memory_max: Annotated[str, typer.Option(help="Passed on to the node.")] = "",
+    nodes: Annotated[int, typer.Option(help="A cluster of so many on this machine: 1, 3 or 5.")] = Settings.nodes,
+    groups: Annotated[int, typer.Option(min=0, help="Groups of the cluster; 0: its default.")] = Settings.groups,
+    routed: Annotated[
+        bool, typer.Option("--routed/--no-routed", help="Several nodes: accounts go to the node that leads them.")
+    ] = Settings.routed,
+    memory_max: Annotated[str, typer.Option(help="Passed on to each node.")] = "",
     directory: Annotated[
         Path | None, typer.Option("--dir", help="Where the temporary data goes (a real disk, not tmpfs).")
     ] = None,
@@ -52,7 +60,12 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return
+    if nodes not in FOUNDERS:
+        raise typer.BadParameter(f"{nodes}: a cluster starts with 1, 3 or 5 nodes", param_hint="--nodes")
     settings = Settings(
+        nodes=nodes,
+        groups=groups,
+        routed=routed,
         protocol=protocol,
         seconds=seconds,
         rounds=rounds,
@@ -61,7 +74,9 @@ def bench(
         restart_events=restart_events,
     )
     if quick:
-        settings = replace(QUICK, protocol=protocol, accounts=accounts, metrics=metrics)
+        settings = replace(
+            settings, seconds=QUICK.seconds, warmup_s=QUICK.warmup_s, restart_events=QUICK.restart_events
+        )
     options = ("--memory-max", memory_max) if memory_max else ()
     place = Path(tempfile.mkdtemp(prefix="unimeter-bench-", dir=directory))
     try:
@@ -102,7 +117,8 @@ def show(results: Results) -> None:
     console.print(
         f"{conditions['cpu']}, {conditions['cpus']} CPUs, Linux {conditions['kernel']}, Python {conditions['python']}, "
         f"{conditions['file_system']}; protocol v{settings.protocol}, {settings.accounts:,} accounts x "
-        f"{settings.metrics} metrics, {settings.seconds:g} s a phase, {settings.rounds} round(s)",
+        f"{settings.metrics} metrics, {settings.seconds:g} s a phase, {settings.rounds} round(s)"
+        + cluster_words(results),
         highlight=False,
         soft_wrap=True,
     )
@@ -129,18 +145,19 @@ def show(results: Results) -> None:
     kind = "O_DIRECT" if raw.write_direct else "no O_DIRECT here"
     table.add_row(f"raw: 4 KiB synced write, {kind}", "", us(raw.write_p50_ns), us(raw.write_p99_ns), "", "")
     table.add_row("raw: round trip to a bare uvloop echo", "", us(raw.echo_p50_ns), us(raw.echo_p99_ns), "", "")
-    write_p50, write_p99 = raw.write_p50_ns + raw.echo_p50_ns, raw.write_p99_ns + raw.echo_p99_ns
+    write_p50, write_p99 = raw.durable_ns(50, settings.nodes), raw.durable_ns(99, settings.nodes)
+    trips = "echo" if settings.nodes == 1 else "2 echoes"
     single = phases["durable_write"]
-    table.add_row("durable write / (raw write + echo)", "", ratio(single.latency_ns(50), write_p50),
+    table.add_row(f"durable write / (raw write + {trips})", "", ratio(single.latency_ns(50), write_p50),
                   ratio(single.latency_ns(99), write_p99), "", "")  # fmt: skip
     table.add_row("query idle / echo", "", ratio(idle.latency_ns(50, "query"), raw.echo_p50_ns),
                   ratio(idle.latency_ns(99, "query"), raw.echo_p99_ns), "", "")  # fmt: skip
     console.print(table)
-    console.print(
-        f"restart after kill -9 with {results.restart.events:,} events: {results.restart.seconds:.2f} s; "
-        f"node memory before it: {results.node_resident_bytes / 1e6:,.0f} MB",
-        highlight=False,
-    )
+    memory = f"memory: {results.node_resident_bytes / 1e6:,.0f} MB"
+    if settings.nodes == 1:
+        restart = results.restart
+        memory = f"restart after kill -9 with {restart.events:,} events: {restart.seconds:.2f} s; {memory} before it"
+    console.print(memory, highlight=False)
     console.print(INCLUDED, style="dim", highlight=False)
 
 
@@ -152,9 +169,24 @@ def ratio(measured: float, base: float) -> str:
     return f"{measured / base:.2f}x" if base else "-"
 
 
+def cluster_words(results: Results) -> str:
+    if results.settings.nodes == 1:
+        return ""
+    how = "to their leader" if results.settings.routed else "to any node"
+    return f"; {results.settings.nodes} nodes on this machine, partitions led {tuple(results.led.values())}, accounts sent {how}"
+
+
 @app.command("load")
 def load_command(
-    server: Annotated[str, typer.Option(help="Address of a running node (IPv4).")] = "127.0.0.1:7001",
+    server: Annotated[
+        list[str] | None,
+        typer.Option(help="Address of a running node (IPv4; default 127.0.0.1:7001). One finds its cluster."),
+    ] = None,
+    routed: Annotated[
+        bool | None,
+        typer.Option("--routed/--no-routed", help="Send accounts to the node that leads them; a cluster's default."),
+    ] = None,
+    one_group: Annotated[bool, typer.Option("--one-group", help="Routed: every batch is of one group.")] = False,
     protocol: Annotated[int, typer.Option(min=1, max=2)] = 1,
     sync: Annotated[bool, typer.Option("--sync/--async", help="Answered when durable, or when ordered.")] = True,
     batch: Annotated[int, typer.Option(min=1, max=65_536, help="Events per request.")] = 500,
@@ -175,11 +207,12 @@ def load_command(
 ) -> None:
     """Drive a node that already runs: a closed-loop load generator in C. It creates the metrics bench_00, ... and
     sends events with timestamps of their own, now and later, so nothing it sends is a duplicate."""
-    host, _, port = server.rpartition(":")
-    if not port.isdigit():
-        raise typer.BadParameter(f"{server!r}: write host:port", param_hint="--server")
+    servers = [part for text in server or [DEFAULT_SERVER] for part in servers_of(text)]
+    for address in servers:
+        if not address.rpartition(":")[2].isdigit():
+            raise typer.BadParameter(f"{address!r}: write host:port", param_hint="--server")
     plan = load.Plan(
-        host or "127.0.0.1", int(port), protocol=protocol, sync=sync, batch=batch, workers=workers,
+        "", 0, protocol=protocol, sync=sync, batch=batch, workers=workers,
         connections=connections, query_workers=query_workers,
         query_pause_us=query_pause_us, accounts=accounts, metrics=metrics, ids=ids,
         sessions=sessions, spin_us=spin_us, events_max=events, duration_s=0.0 if events else seconds, warmup_s=warmup,
@@ -187,6 +220,7 @@ def load_command(
     if seed:
         plan = replace(plan, seed=seed)
     try:
+        plan = aimed(plan, servers, routed, one_group)
         report = run_load(plan)
     except load.LoadError as error:
         Console(stderr=True).print(f"[red]load failed:[/red] {error}", highlight=False)
@@ -220,6 +254,13 @@ def show_load(report: load.Report) -> None:
         ("stored / duplicates / refused", f"{report.stored:,} / {report.duplicates:,} / {report.refused:,}"),
         ("requests, by status", f"{report.acked_requests:,}, {report.statuses}"),
     ]
+    if report.redirects or report.backpressure or report.lost_targets:
+        rows.append(
+            (
+                "redirects / pushback / nodes lost",
+                f"{report.redirects:,} / {report.backpressure:,} / {report.lost_targets}",
+            )
+        )
     for name, latencies in (("ingest", report.ingest), ("query", report.query)):
         if latencies.count:
             s = latencies.summary()

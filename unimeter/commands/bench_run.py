@@ -1,6 +1,6 @@
 """What `unimeter bench` measures, in which order, and what is counted in.
 
-One node of its own in a fresh directory, one generator thread in this process, raw figures of the machine
+One node of its own in a fresh directory (or `nodes` of them, one cluster), one generator thread in this process, raw figures of the machine
 in the same run. Each phase is a closed loop: a worker sends its next request when it has the answer to its
 last. Rates are events acknowledged within the window, divided by the window; the window begins after a
 warm-up and ends with the last request that was sent.
@@ -23,9 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from unimeter.commands import load
+from unimeter.commands.bench_cluster import NodeCluster
 from unimeter.commands.bench_echo import echo_server
 from unimeter.commands.bench_node import NodeProcess
+from unimeter.commands.bench_route import aimed, await_balance
 from unimeter.commands.load import Plan, Report
+from unimeter.config import GROUPS_DEFAULT
 
 SINGLE_EVENT_BYTES = 120  # a v1 ingest frame with one event; what the bare echo carries
 RAW_WRITES = 1500
@@ -44,6 +47,10 @@ class Settings:
     accounts: int = 10_000
     metrics: int = 5
     restart_events: int = 10_000_000  # at least so many events are in the journal when the node is killed
+    nodes: int = 1  # several: no restart is timed
+    groups: int = 0  # 0: a new cluster's default
+    routed: bool = True  # several nodes: accounts go to their leader
+    only: tuple[str, ...] = ()  # these phases; empty: all
 
 
 QUICK = Settings(seconds=0.5, warmup_s=0.1, restart_events=0)
@@ -91,6 +98,12 @@ class Raw:
     echo_p50_ns: float = 0.0
     echo_p99_ns: float = 0.0
 
+    def durable_ns(self, percent: int, nodes: int) -> float:
+        """What a durable write costs at the least: one synced write and the client's round trip; of several nodes one
+        more round trip, to a follower that writes at the same time as the leader."""
+        write, echo = {50: (self.write_p50_ns, self.echo_p50_ns), 99: (self.write_p99_ns, self.echo_p99_ns)}[percent]
+        return write + echo * (1 if nodes == 1 else 2)
+
 
 @dataclass
 class Restart:
@@ -106,7 +119,8 @@ class Results:
     raw: Raw = field(default_factory=Raw)
     phases: dict[str, Phase] = field(default_factory=dict)
     restart: Restart = field(default_factory=Restart)
-    node_resident_bytes: int = 0
+    node_resident_bytes: int = 0  # of all nodes
+    led: dict[str, int] = field(default_factory=dict)  # partitions by leader, of several nodes
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -116,6 +130,7 @@ class Results:
             "phases": {name: phase.as_json() for name, phase in self.phases.items()},
             "restart": asdict(self.restart),
             "node_resident_bytes": self.node_resident_bytes,
+            "led": self.led,
         }
 
 
@@ -142,7 +157,7 @@ class Bench:
             warmup_s=s.warmup_s, batch=s.batch, workers=s.workers,
         )  # fmt: skip
         one_by_one = replace(base, batch=1, workers=s.single_workers, connections=1)
-        return [
+        every = [
             ("batch_async", replace(base, sync=False)),
             ("batch_sync", base),
             ("single_async", replace(one_by_one, sync=False)),
@@ -151,52 +166,52 @@ class Bench:
             ("query_idle", replace(base, workers=0, query_workers=1)),
             ("query_under_ingest", replace(base, query_workers=1)),
         ]
+        return [(name, plan) for name, plan in every if not s.only or name in s.only]
 
     def run(self) -> Results:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.raw()
-        with NodeProcess(self.directory / "node", *self.node_options) as node:
+        s = self.settings
+        with NodeCluster(self.directory, s.nodes, s.groups, self.node_options) as cluster:
+            if s.nodes > 1:
+                self.results.led = await_balance(cluster.addresses, s.groups or GROUPS_DEFAULT)
             for name, plan in self.phases:
-                self.phase(node, name, plan)
-            self.restart(node)
+                self.phase(cluster, name, plan)
+            if s.nodes == 1 and "batch_async" in dict(self.phases):
+                self.restart(cluster.nodes[1])
         return self.results
 
     def step(self, name: str, part: float = 1.0, events: int = 0) -> None:
-        steps = len(self.phases) * self.settings.rounds + 3
+        steps = len(self.phases) * self.settings.rounds + (3 if self.settings.nodes == 1 else 2)
         self.on_progress(name, min(1.0, (self.done + part) / steps), events)
         if part >= 1.0:
             self.done += 1
 
     def raw(self) -> None:
-        raw, seconds = self.results.raw, self.settings.seconds
-        count = RAW_WRITES if seconds >= 1 else RAW_WRITES // 10
-        raw.write_direct, times = probe_writes(self.directory / "probe", count)
-        raw.write_p50_ns, raw.write_p99_ns = percentiles(times)
+        seconds = self.settings.seconds
+        self.results.raw = probe_disk(self.directory, RAW_WRITES if seconds >= 1 else RAW_WRITES // 10)
         self.step("raw synced writes")
-        with echo_server() as port:
-            plan = Plan(
-                "127.0.0.1", port, kind=load.ECHO, workers=1, echo_bytes=SINGLE_EVENT_BYTES,
-                duration_s=seconds, warmup_s=self.settings.warmup_s,
-            )  # fmt: skip
-            report = load.run(plan)
-        raw.echo_p50_ns, raw.echo_p99_ns = report.query.percentile_ns(50), report.query.percentile_ns(99)
+        probe_echo(self.results.raw, seconds, self.settings.warmup_s)
         self.step("bare echo")
 
-    def phase(self, node: NodeProcess, name: str, plan: Plan) -> None:
+    def phase(self, cluster: NodeCluster, name: str, plan: Plan) -> None:
         phase = self.results.phases.setdefault(name, Phase(name))
         whole_s = plan.warmup_s + plan.duration_s
         for _ in range(self.settings.rounds):
-            begun, cpu_ns = time.monotonic(), node.cpu_ns()
+            begun, cpu_ns = time.monotonic(), cluster.cpu_ns()
 
             def progress(events: int, queries: int, begun: float = begun) -> None:
                 self.step(name, min(0.99, (time.monotonic() - begun) / whole_s), events or queries)
 
             # the plan's time base is taken now, so that no phase repeats another's events
-            fresh = replace(plan, port=node.port, timestamp_ns=time.time_ns())
+            fresh = aimed(replace(plan, timestamp_ns=time.time_ns()), cluster.addresses, self.routed())
             phase.reports.append(load.run(fresh, progress))
-            phase.node_cpu_ns.append(node.cpu_ns() - cpu_ns)
+            phase.node_cpu_ns.append(cluster.cpu_ns() - cpu_ns)
             self.step(name)
-        self.results.node_resident_bytes = node.resident_bytes()
+        self.results.node_resident_bytes = cluster.resident_bytes()
+
+    def routed(self) -> bool | None:
+        return self.settings.routed if self.settings.nodes > 1 else None
 
     def restart(self, node: NodeProcess) -> None:
         """Fill up to the number of events asked for, kill -9, and time until it serves again."""
@@ -215,6 +230,25 @@ class Bench:
         seconds = node.start()
         self.results.restart = Restart(stored, seconds, node.ready_line)
         self.step("restart")
+
+
+def probe_disk(directory: Path, count: int) -> Raw:
+    raw = Raw()
+    raw.write_direct, times = probe_writes(directory / "probe", count)
+    raw.write_p50_ns, raw.write_p99_ns = percentiles(times)
+    return raw
+
+
+def probe_echo(raw: Raw, seconds: float, warmup_s: float) -> load.Latencies:
+    """Round trips of one event's bytes to a bare uvloop server: one worker. Fills in the raw figures."""
+    with echo_server() as port:
+        plan = Plan(
+            "127.0.0.1", port, kind=load.ECHO, workers=1, echo_bytes=SINGLE_EVENT_BYTES,
+            duration_s=seconds, warmup_s=warmup_s,
+        )  # fmt: skip
+        report = load.run(plan)
+    raw.echo_p50_ns, raw.echo_p99_ns = report.query.percentile_ns(50), report.query.percentile_ns(99)
+    return report.query
 
 
 def probe_writes(path: Path, count: int) -> tuple[bool, list[int]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 AGGREGATIONS = {"count": 0, "sum": 1, "max": 2, "latest": 3, "count-unique": 4}
 METRICS_MAX = 100
+TARGETS_MAX = 16
 HISTOGRAM_BUCKETS = 2560
 DAY_NS = 86_400_000_000_000
 INGEST, ECHO = 1, 2
@@ -32,16 +33,24 @@ class ServerUnreachable(LoadError):
 @dataclass(frozen=True)
 class Plan:
     """What to send. Event number n of a run gets the timestamp `timestamp_ns + n * timestamp_step_ns`, so no
-    event is a duplicate of another, also of an earlier run (as long as that sent fewer than one event a step)."""
+    event is a duplicate of another, also of an earlier run (as long as that sent fewer than one event a step).
+
+    A cluster (`bench_route.aimed` fills this in): `others` are its further nodes, each worker has a connection to each,
+    and a partition map is kept. `routed`: batches have accounts that one node leads, and go there; with `groups`,
+    accounts of one group only."""
 
     host: str
     port: int
+    others: tuple[str, ...] = ()
+    cluster: bool = False
+    routed: bool = False
+    groups: int = 0
     protocol: int = 1
     kind: int = INGEST
     sync: bool = True
     batch: int = 500
     workers: int = 8
-    connections: int = 0  # 0: one per worker
+    connections: int = 0  # to each node; 0: one per worker
     query_workers: int = 0
     query_pause_us: int = 0
     accounts: int = 10_000
@@ -103,6 +112,8 @@ class Report:
     echoes: int
     statuses: dict[int, int]
     backpressure: int
+    redirects: int
+    lost_targets: int
     window_ns: int
     window_events: int
     window_requests: int
@@ -142,7 +153,7 @@ class Report:
 
 COUNTERS = (
     "sent_events", "sent_requests", "acked_requests", "stored", "duplicates", "refused", "queries", "echoes",
-    "backpressure", "window_ns", "window_events", "window_requests", "window_queries", "cpu_user_ns",
+    "backpressure", "redirects", "lost_targets", "window_ns", "window_events", "window_requests", "window_queries", "cpu_user_ns",
     "cpu_system_ns", "sends", "receives", "sleeps",
 )  # fmt: skip
 
@@ -175,15 +186,28 @@ def run(plan: Plan, on_progress: Callable[[int, int], None] | None = None) -> Re
     )
 
 
+def split_address(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise LoadError(f"{address!r}: write host:port")
+    return host or "127.0.0.1", int(port)
+
+
 def encode(plan: Plan, ffi: Any) -> Any:
     config = ffi.new("um_load_config *")
-    host = plan.host if plan.host != "localhost" else "127.0.0.1"
-    if len(host.encode()) > 63:
-        raise LoadError(f"{host!r} is not an IPv4 address")
+    targets = [(plan.host, plan.port), *(split_address(address) for address in plan.others)]
+    if len(targets) > TARGETS_MAX:
+        raise LoadError(f"at most {TARGETS_MAX} nodes at once")
+    for target, (host, port) in zip(config.targets, targets, strict=False):
+        host = host if host != "localhost" else "127.0.0.1"
+        if len(host.encode()) > 63:
+            raise LoadError(f"{host!r} is not an IPv4 address")
+        target.host, target.port = host.encode(), port
+    config.target_count, config.cluster, config.routed = len(targets), plan.cluster, plan.routed
+    config.groups = plan.groups
     if not 1 <= plan.metrics <= METRICS_MAX:
         raise LoadError(f"metrics must be 1..{METRICS_MAX}")
-    config.host = host.encode()
-    config.port, config.protocol, config.kind = plan.port, plan.protocol, plan.kind
+    config.protocol, config.kind = plan.protocol, plan.kind
     config.sync, config.create_metrics = plan.sync, plan.create_metrics
     config.ids, config.sessions = plan.ids, plan.sessions
     config.batch, config.accounts, config.metrics = plan.batch, plan.accounts, plan.metrics
