@@ -16,7 +16,7 @@ from unimeter.core.inputs import FileInfo
 from unimeter.core.journal import Position, segment_file
 from unimeter.core.journal_read import find_later, read_records
 from unimeter.kernels import layout
-from unimeter.kernels.api import Kernels
+from unimeter.kernels.api import Bytes, Kernels
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Audit:
             made = CheckpointReport(name, number, self._sizes[name])
             report.checkpoints.append(made)
 
-            def sink(section: str, _total: int, data: bytes, made: CheckpointReport = made) -> None:
+            def sink(section: str, _total: int, data: memoryview, made: CheckpointReport = made) -> None:
                 made.state_bytes += len(data) if section.startswith("state") else 0
 
             try:
@@ -103,7 +103,7 @@ class Audit:
             made = SegmentReport(number, 0, 0)
             report.segments.append(made)
 
-            def count(_: Position, record: bytes, made: SegmentReport = made) -> None:
+            def count(_: Position, record: memoryview, made: SegmentReport = made) -> None:
                 self._count(made, record)
 
             start = at._replace(segment=number, offset=BLOCK_BYTES)
@@ -125,7 +125,7 @@ class Audit:
         if held > at.seq and not report.problems:
             report.problems.append(f"the journal ends with record {at.seq}, but a checkpoint holds record {held}")
 
-    def _count(self, made: SegmentReport, record: bytes) -> None:
+    def _count(self, made: SegmentReport, record: Bytes) -> None:
         made.bytes += len(record)
         for entry in self._kernels.record_entries(record):
             head = layout.EntryHead._make(layout.ENTRY.unpack_from(entry))

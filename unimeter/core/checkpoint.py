@@ -35,6 +35,8 @@ KEPT_MAX = 2
 _CHUNK = struct.Struct("<IIQ")
 _BLOCK = struct.Struct("<8sII")
 
+Sink = Callable[[str, int, memoryview], None]  # a section's name, its length, its next bytes
+
 
 class Unusable(Exception):
     """This checkpoint cannot be used: it is incomplete or damaged."""
@@ -157,7 +159,7 @@ def _chunks(parts: list[tuple[str, int, Iterator[bytes]]], size: int) -> Iterato
         yield bytes(pending)
 
 
-def read(kernels: Kernels, file: str, size_bytes: int, sink: Callable[[str, int, bytes], None]) -> Flow[Header]:
+def read(kernels: Kernels, file: str, size_bytes: int, sink: Sink) -> Flow[Header]:
     """Verify a checkpoint from end to end, giving each section's bytes in order to sink(section, length, data).
     Raises Unusable (the sink may have been fed then: throw away what it built)."""
     try:
@@ -175,8 +177,8 @@ def read(kernels: Kernels, file: str, size_bytes: int, sink: Callable[[str, int,
         missing = left[0][1] if left else 0
         offset = BLOCK_BYTES
         for number in range(footer["chunks"]):
-            block = yield ReadFile(file, offset, header["chunk_bytes"])
-            crc, length, found = _CHUNK.unpack_from(block.ljust(_CHUNK.size, b"\0"))
+            block = memoryview((yield ReadFile(file, offset, header["chunk_bytes"])))
+            crc, length, found = _CHUNK.unpack_from(block) if len(block) >= _CHUNK.size else (0, 0, -1)
             if (
                 found != number
                 or len(block) < _CHUNK.size + length

@@ -1,4 +1,8 @@
-"""Reading journal segments record by record: what recovery and audits share."""
+"""Reading journal segments record by record: what recovery and audits share.
+
+Nothing is copied: a record is a view of what was read. A record that a read cut off is read again from its beginning,
+which costs a little reading and spares moving everything that came before it.
+"""
 
 from __future__ import annotations
 
@@ -11,38 +15,28 @@ from unimeter.core.journal import Position, block_ceil, block_floor, segment_fil
 from unimeter.kernels import layout
 from unimeter.kernels.api import Kernels
 
-Sink = Callable[[Position, bytes], None]  # where a record begins, and the record
+Sink = Callable[[Position, memoryview], None]  # where a record begins, and the record
 
 
 def read_records(
     kernels: Kernels, config: NodeConfig, at: Position, size_bytes: int, sink: Sink
 ) -> Flow[tuple[Position, int]]:
     """Give every readable record of a segment from `at` on to the sink. Returns (where they end, UM_J_* reason)."""
-    read_at = block_floor(at.offset)
-    skip = at.offset - read_at
     step = config.recovery_read_bytes
-    pending = b""
-    stop = layout.UM_J_END
-    while read_at < size_bytes:
-        data = yield ReadFile(segment_file(at.segment), read_at, min(step, block_ceil(size_bytes - read_at)))
-        if not data:
-            break
-        read_at += len(data)
-        pending += data[skip:]
-        skip = 0
-        scan = kernels.journal_verify(pending, at.seq, at.chain)
+    while True:
+        start = block_floor(at.offset)
+        length = min(step, block_ceil(size_bytes) - start)
+        data = (yield ReadFile(segment_file(at.segment), start, length)) if length > 0 else b""
+        records = memoryview(data)[at.offset - start :]
+        scan = kernels.journal_verify(records, at.seq, at.chain)
         for begin, finish in pairwise([*scan.offsets, scan.consumed]):
-            record = pending[begin:finish]
+            record = records[begin:finish]
             sink(at, record)
             chain = layout.RecordHead._make(layout.RECORD.unpack_from(record)).chain
             at = Position(at.segment, at.offset + len(record), at.seq + 1, chain)
-        pending = pending[scan.consumed :]
-        stop = scan.stop
-        if stop != layout.UM_J_END:
-            break
-        # a record longer than one read: read more at once rather than verify it again and again
-        step = max(config.recovery_read_bytes, block_ceil(len(pending)))
-    return at, stop
+        if scan.stop != layout.UM_J_END or len(data) < length or start + length >= size_bytes:
+            return at, scan.stop
+        step = config.recovery_read_bytes if scan.offsets else 2 * step  # a record longer than one read
 
 
 def find_later(kernels: Kernels, config: NodeConfig, segment: int, size_bytes: int, at: Position) -> Flow[int | None]:

@@ -13,7 +13,6 @@ Where reading the journal stops, exactly one of three things is true, and tellin
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -238,8 +237,8 @@ class Recovery:
         replays = make_replays(groups, founding, found)
         return Recovered(found, founding, groups, replays, self._marks(founding), start, b"", False, stale=names)
 
-    def _sink(self, meta: bytearray, loaders: dict[int, StateLoader]) -> Callable[[str, int, bytes], None]:
-        def sink(section: str, total: int, data: bytes) -> None:
+    def _sink(self, meta: bytearray, loaders: dict[int, StateLoader]) -> checkpoint.Sink:
+        def sink(section: str, total: int, data: memoryview) -> None:
             if section == "meta":
                 meta.extend(data)
                 return
@@ -291,14 +290,14 @@ class Recovery:
                 f"file {segment_file(at.segment)} was cut off: {size} of {self._config.segment_bytes} bytes; restore it from a backup"
             )
 
-        def take(began: Position, record: bytes) -> None:
+        def take(began: Position, record: memoryview) -> None:
             self._take(recovered, began, record)
 
         at, stop = yield from read_records(self._kernels, self._config, at, size, take)
         recovered.torn_tail = stop == layout.UM_J_BAD
         return at
 
-    def _take(self, recovered: Recovered, began: Position, record: bytes) -> None:
+    def _take(self, recovered: Recovered, began: Position, record: memoryview) -> None:
         ends: dict[int, int] = {}
         for entry in self._kernels.record_entries(record):
             head = head_of(entry)

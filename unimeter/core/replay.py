@@ -61,7 +61,7 @@ class Replay:
         else:
             self.gap = ""
             self._cut(head.index)
-            entry = raft_entry(bytes(data), head)
+            entry = raft_entry(data, head)  # a view: most are applied before the next piece of the journal is read
             self._tail.append(entry)
             self.group.placed(head.index, began, length)
             if not self._epochs or head.term > self._epochs[-1][1]:
@@ -85,7 +85,8 @@ class Replay:
 
     def raft_parts(self) -> tuple[RaftLog, HardState, list[tuple[int, Conf]]]:
         """What Raft is made of, once the journal ends."""
-        log = RaftLog(self._epochs, self.last_index, list(self._tail))
+        tail = [entry._replace(data=bytes(entry.data)) for entry in self._tail]  # lets go of what was read
+        log = RaftLog(self._epochs, self.last_index, tail)
         term = max(self.hard.term, log.last_term)
         vote = self.hard.vote if term == self.hard.term else 0
         commit = max(self.group.applied_index, min(self.hard.commit, self.last_index))
