@@ -10,6 +10,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from unimeter import compiled as _compiled
+
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
@@ -64,6 +66,8 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = ["__version__", *sorted(_HOME_OF)]
+
+_compiled.install()  # before any other module of ours is looked for
 
 
 def __getattr__(name: str) -> Any:

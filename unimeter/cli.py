@@ -68,9 +68,9 @@ _root.__doc__ = HELP
 
 def _version(asked: bool) -> None:
     if asked:
-        from unimeter import __version__
+        from unimeter import __version__, compiled
 
-        typer.echo(f"unimeter {__version__}")
+        typer.echo(f"unimeter {__version__} ({compiled.status()})")
         raise typer.Exit
 
 

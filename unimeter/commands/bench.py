@@ -115,7 +115,7 @@ def show(results: Results) -> None:
         console = Console(width=PLAIN_COLUMNS)  # a file or a pipe has no width: do not wrap
     conditions, settings, raw, phases = results.conditions, results.settings, results.raw, results.phases
     console.print(
-        f"{conditions['cpu']}, {conditions['cpus']} CPUs, Linux {conditions['kernel']}, Python {conditions['python']}, "
+        f"{conditions['cpu']}, {conditions['cpus']} CPUs, Linux {conditions['kernel']}, Python {conditions['python']} ({conditions['modules']}), "
         f"{conditions['file_system']}; protocol v{settings.protocol}, {settings.accounts:,} accounts x "
         f"{settings.metrics} metrics, {settings.seconds:g} s a phase, {settings.rounds} round(s)"
         + cluster_words(results),

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from unimeter import compiled
 from unimeter.commands import load
 from unimeter.commands.bench_cluster import NodeCluster
 from unimeter.commands.bench_echo import echo_server
@@ -279,6 +280,7 @@ def conditions(directory: Path) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "modules": compiled.status(),
         "file_system": best[2],
         "load_average": os.getloadavg()[0],
     }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from unimeter import compiled
 from unimeter.commands.members import EXAMPLE, NODE_ID_MAX, members_of
 from unimeter.config import (
     DEFAULT_ADMIN_PORT,
@@ -167,6 +168,12 @@ def node(
     if not __debug__:
         typer.echo("error: do not run a node under python -O: its assertions are part of it", err=True)
         raise typer.Exit(2)
+    if compiled.is_stale():
+        typer.echo(f"warning: {compiled.status()}", err=True)
+    from unimeter.io.real.courtesy import COURTESY
+
+    if len(member or []) > 1:
+        COURTESY.begin()  # the imports that follow are a good part of a start
     from unimeter.io.real.options import ServerOptions, StartError
     from unimeter.io.real.server import Server
 

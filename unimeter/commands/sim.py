@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from unimeter import kernels
+from unimeter import compiled, kernels
 from unimeter.sim import shrink as shrinking
 from unimeter.sim.canary_registry import CANARIES
 from unimeter.sim.fleet import FleetResult, jobs, run_fleet
@@ -67,6 +67,9 @@ def sim(
             _usage(f"there is no scenario {name!r}; `unimeter sim --list` lists them")
     if canary is not None and canary not in CANARIES:
         _usage(f"there is no canary {canary!r}; `unimeter sim --list` lists them")
+    if canary is not None and compiled.status() == compiled.COMPILED:
+        # a canary puts other methods into the node; compiled ones cannot be changed
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {compiled.VARIABLE: "1"})
     if (seeds is None) == (seed is None):
         _usage("say how many seeds to run (--seeds N), or which one to replay (--scenario NAME --seed S)")
     if seeds is not None:

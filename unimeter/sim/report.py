@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from unimeter import compiled
 from unimeter.invariants import ALL
 from unimeter.sim.canary_registry import CANARIES
 from unimeter.sim.faults import Faults
@@ -47,7 +48,7 @@ def print_fleet(console: Console, fleet: FleetResult) -> None:
     console.print(
         f"{fleet.runs:,} runs of {len(fleet.scenarios)} scenarios in {fleet.elapsed_s:.1f} s ({rate:.1f} seeds/s, "
         f"{1000 * fleet.cpu_s / max(1, fleet.runs):.0f} ms CPU each): {fleet.requests:,} requests, {fleet.events:,} events stored, "
-        f"{fleet.virtual_ns / 1e9:,.0f} s of virtual time"
+        f"{fleet.virtual_ns / 1e9:,.0f} s of virtual time; {compiled.status()}"
     )
 
 
