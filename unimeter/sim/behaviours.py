@@ -18,12 +18,13 @@ from unimeter.sim import codec
 from unimeter.sim.events import Metric
 from unimeter.sim.line import AnyResponse
 from unimeter.sim.prng import Prng
-from unimeter.sim.requests import ACKED, UNKNOWN, EventList, Ingest, Query, Request
+from unimeter.sim.requests import ACKED, REFUSED, UNKNOWN, EventList, Ingest, Query, Request
 from unimeter.sim.space import Space
 
 SESSION_UNKNOWN, SESSION_WINDOW, SESSION_SETTLED, SESSIONS_FULL = 6, 7, 8, 9
 SESSION_WINDOW_BATCHES = 64
 TURNS_BETWEEN_OPENINGS = 4
+STALE, AHEAD = 0.04, 0.03  # how often a session sends a settled batch once more, and a number that is too far ahead
 
 
 class Base:
@@ -85,6 +86,7 @@ class SessionWriter(Base):
         self.opening = False
         self.batch = 0
         self.unanswered: dict[int, None] = {}
+        self._durable: list[Ingest] = []  # batches of this session with a sync answer
         self._rest = 0  # turns to wait before the next attempt to open a session
 
     def make(self) -> Request | None:
@@ -94,19 +96,25 @@ class SessionWriter(Base):
                 return None
             self.opening = True
             self.session = (self.prng.u64() | 1, self.prng.u64())
-            self.batch, self.unanswered = 0, {}
+            self.batch, self.unanswered, self._durable = 0, {}, []
             self.budget += 1  # opening is not part of the budget
             return Ingest(self.number(), self.name, 2, [], session=self.session, opens=True)
         lowest = min(self.unanswered, default=self.batch + 1)
         if self.batch + 1 >= lowest + SESSION_WINDOW_BATCHES:
             return None
+        if self._durable and self._durable[0].batch < lowest and self.prng.chance(STALE):
+            return self._copy(self._durable[0], lowest)
         events = self.space.batch(
             self.prng.between(1, self.batch_events_max), v1=False, ids=self.prng.chance(0.3), session=True
         )
         if not events:
             return None
-        self.batch += 1
-        self.unanswered[self.batch] = None
+        number = self.batch + 1
+        if self.batch and self.prng.chance(AHEAD):  # the newest batch is in its way, as long as that is not settled
+            number, lowest = self.batch + SESSION_WINDOW_BATCHES, min(lowest, self.batch)
+        else:
+            self.batch = number
+            self.unanswered[number] = None
         return Ingest(
             self.number(),
             self.name,
@@ -116,8 +124,24 @@ class SessionWriter(Base):
             sync=not self.prng.chance(self.asynchronous),
             verdicts=self.prng.chance(0.7),
             session=self.session,
-            batch=self.batch,
+            batch=number,
             settled_below=lowest,
+        )
+
+    def _copy(self, old: Ingest, lowest: int) -> Ingest:
+        """A batch that the network kept back for long: it was answered, and the answer settled."""
+        return Ingest(
+            self.number(),
+            self.name,
+            2,
+            [],
+            events=old.events,
+            sync=old.sync,
+            verdicts=old.verdicts,
+            session=old.session,
+            batch=old.batch,
+            settled_below=lowest,
+            stale=True,
         )
 
     def answered(self, request: Request, response: AnyResponse) -> str:
@@ -130,11 +154,16 @@ class SessionWriter(Base):
             self.opened = verdict == 0
             self._rest = 0 if self.opened else TURNS_BETWEEN_OPENINGS
             return ACKED
-        self.unanswered.pop(request.batch, None)
+        if not request.stale:
+            self.unanswered.pop(request.batch, None)
+        if verdict == SESSION_UNKNOWN and request.session == self.session:
+            self.opened = False  # evicted: go on in a new session
+        if request.stale or verdict in (SESSION_WINDOW, SESSION_SETTLED):
+            return REFUSED
         if verdict == SESSION_UNKNOWN:
-            if request.session == self.session:
-                self.opened = False  # evicted: go on in a new session
             return UNKNOWN  # an earlier attempt may have been applied before the eviction
+        if request.sync and request.session == self.session:
+            self._durable.append(request)
         return ACKED
 
     def lost(self, request: Request) -> None:

@@ -44,7 +44,7 @@ def _early(run: Run, host: Host) -> None:
 
     def eager(port: DiskPort, effect: Operation) -> None:
         if isinstance(effect, Write) and not effect.bulk:
-            submit(_Mute(port), effect._replace(data=bytes(effect.data)))  # type: ignore[arg-type]
+            submit(_Mute(port), Write(effect.op, effect.file, effect.offset, bytes(effect.data), effect.bulk))  # type: ignore[arg-type]
             run.world.after(0, port.complete, WriteDone(effect.op))
         else:
             submit(port, effect)

@@ -17,7 +17,7 @@ from unimeter.sim.prng import Prng
 from unimeter.sim.world import US, Timer, World, cancel
 
 MILLION = 1_000_000
-TURNS_NS = (1, 200 * US, 400 * US)  # a turn of a process lasts less than one of these
+TURNS_NS = (1, 300 * US, 600 * US)  # a turn of a process lasts less than one of these
 
 
 class WallClock:

@@ -49,6 +49,9 @@ class Watcher(Protocol):
     def died(self, host: Host, how: str) -> None:
         """It is about to be killed."""
 
+    def ending(self, host: Host) -> None:
+        """It is about to end by itself."""
+
     def halted(self, host: Host, reason: str | None) -> None: ...
     def broke(self, host: Host, error: Exception) -> None: ...
 
@@ -206,6 +209,7 @@ class Host:
     def ended(self, reason: str | None) -> None:
         """The process ended itself."""
         self.world.note(f"host {self.name} halts: {reason}")
+        self.watcher.ending(self)
         self._bury(KILL)
         self.watcher.halted(self, reason)
 

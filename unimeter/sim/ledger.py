@@ -51,7 +51,7 @@ class Ledger:
         self.requests.append(request)
         if isinstance(request, Ingest):
             self.ingests.append(request)
-            for event in request.events:
+            for event in () if request.stale else request.events:  # a copy is no reason for anything to be in the log
                 owners = self.by_ident.setdefault(event.ident, [])
                 if request not in owners:
                     owners.append(request)

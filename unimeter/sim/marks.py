@@ -53,12 +53,11 @@ def _add(run: Run, mark: str, times: int = 1) -> None:
 
 
 def mark_process(run: Run, host: Host) -> None:
-    """A process is about to die, or the run is over: what did it go through?"""
+    """A process is about to end, or the run is over: what did it go through?"""
     node = host.node
     if node is None:
         return
     if not node.ready:
-        _add(run, "killed while starting")
         return
     counters = node.counters()
     for counter, mark in COUNTERS.items():
@@ -76,8 +75,15 @@ def mark_process(run: Run, host: Host) -> None:
     _add(run, "recovered from a checkpoint", bool(node.recovered.checkpoints))
     _add(run, "recovered by replay", node.recovered.replayed_bytes > 0)
     _add(run, "torn tail cut off", node.recovered.torn_tail)
-    _add(run, "killed with a journal write in flight", host.disk.in_flight(bulk=False))
-    _add(run, "killed with a checkpoint in flight", host.disk.in_flight(bulk=True))
+
+
+def mark_death(run: Run, host: Host) -> None:
+    """A process is about to be killed: in the middle of what?"""
+    if host.node is not None and not host.node.ready:
+        _add(run, "killed while starting")
+    elif host.node is not None:
+        _add(run, "killed with a journal write in flight", host.disk.in_flight(bulk=False))
+        _add(run, "killed with a checkpoint in flight", host.disk.in_flight(bulk=True))
 
 
 def situations(run: Run) -> dict[str, int]:

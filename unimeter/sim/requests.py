@@ -55,6 +55,7 @@ class Ingest(Request):
     opens: bool = False
     result: wire2.Result | None = None  # v1 answers are brought into this shape
     repeated: bool = False  # the result is the first answer of a session, given again
+    stale: bool = False  # a copy of an earlier batch, which must not count whatever it is told
 
     @property
     def in_session(self) -> bool:

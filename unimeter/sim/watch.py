@@ -16,7 +16,7 @@ from unimeter.invariants import ALL
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Broken, Invariant
 from unimeter.sim.line import AnyResponse
-from unimeter.sim.marks import mark_process
+from unimeter.sim.marks import mark_death, mark_process
 from unimeter.sim.requests import Request
 from unimeter.sim.sightings import Sight, sightings
 from unimeter.sim.world import Livelock
@@ -140,7 +140,11 @@ class Watch:
 
     def died(self, host: Host, how: str) -> None:
         mark_process(self._run, host)
+        mark_death(self._run, host)
         self.each("died", host, how)
+
+    def ending(self, host: Host) -> None:
+        mark_process(self._run, host)
 
     def halted(self, host: Host, reason: str | None) -> None:
         """It is started again by whoever looks after it; what is broken beyond its own means is replaced first."""
