@@ -43,6 +43,7 @@ $(STAMP): pyproject.toml setup.py
 
 native: $(STAMP)
 	@$(BIN)/python tools/build_native.py
+	@$(BIN)/python tools/build_compiled.py
 
 demo: build
 	@$(BIN)/unimeter demo
@@ -81,13 +82,25 @@ chaos: build
 bench: build
 	$(BIN)/unimeter bench
 
-bench-tools: build/bench/floor
+bench-tools: build/bench/floor build/bench/kernel_steps build/bench/bench_apply
 
-build/bench/%: bench/%.c csrc/kernels/crc32c.c $(KERNEL_HEADERS)
+BENCH_CC := $(CC) -std=gnu11 -O3 $(ARCH_FLAGS) -Wall -Wextra -Wconversion -Werror -Icsrc/kernels
+
+build/bench/floor: bench/floor.c csrc/kernels/crc32c.c $(KERNEL_HEADERS)
 	@mkdir -p build/bench
-	$(CC) -std=gnu11 -O3 $(ARCH_FLAGS) -Wall -Wextra -Wconversion -Werror -Icsrc/kernels -o $@ $< csrc/kernels/crc32c.c
+	$(BENCH_CC) -o $@ $< csrc/kernels/crc32c.c
+
+build/bench/bench_apply: bench/bench_apply.c $(KERNEL_SOURCES) $(KERNEL_HEADERS)
+	@mkdir -p build/bench
+	$(BENCH_CC) -flto -o $@ $< $(KERNEL_SOURCES)
+
+# without -flto: a kernel that is inlined has no entry to count from
+build/bench/kernel_steps: bench/kernel_steps.c csrc/tests/split_fixture.h $(KERNEL_SOURCES) $(KERNEL_HEADERS)
+	@mkdir -p build/bench
+	$(BENCH_CC) -Icsrc/tests -o $@ $< $(KERNEL_SOURCES)
 
 clean:
 	rm -rf build dist *.egg-info $(VENV)
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f unimeter/kernels/native/*.so unimeter/io/real/*.so unimeter/commands/*.so
+	rm -rf unimeter/_compiled
