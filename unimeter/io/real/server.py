@@ -44,6 +44,7 @@ from unimeter.io.driver import Driver
 from unimeter.io.real.address import Address, bind
 from unimeter.io.real.admin import Admin, Snapshot
 from unimeter.io.real.clock import RealClock
+from unimeter.io.real.courtesy import COURTESY
 from unimeter.io.real.disk import DataDirectoryError, DataDirectoryLocked, RealDisk
 from unimeter.io.real.network import LINGER_SECONDS, PEER_LINKS_MAX, RealNetwork
 from unimeter.io.real.options import EXIT_FAILED, EXIT_LOCKED, ServerOptions, StartError
@@ -184,7 +185,8 @@ class Server:
         now = time.monotonic()
         if self._stopping or self._halted:
             return
-        if self._node.ready and self._caught_up():
+        replayed = self._node.serving is not None and COURTESY.end()
+        if replayed and self._node.ready and self._caught_up():
             self._watched(self._serve(now - began))
             return
         if now >= next_line:
