@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,8 +27,10 @@ from unimeter import cli
 from unimeter.commands.bench_node import NodeFailed, NodeProcess, free_port
 from unimeter.commands.members import members_of
 from unimeter.commands.node import size_of
-from unimeter.config import Member
+from unimeter.config import Member, NodeConfig
+from unimeter.io.real.address import Address
 from unimeter.io.real.admin import NODE_FIGURES, _group_families
+from unimeter.io.real.options import ServerOptions
 
 T0 = 1_700_000_000_000_000_000
 SMALL = ("--memory-max", "64MiB")
@@ -174,6 +177,13 @@ def test_taken_port_is_refused_and_names_the_option(node: NodeProcess, tmp_path:
     assert "--admin" in refused.stderr
 
 
+def test_a_checkpoint_is_due_after_the_journal_that_was_asked_for() -> None:
+    listen = Address("127.0.0.1", 7001)
+    options = ServerOptions(Path("data"), listen, None, 64 << 20, checkpoint_after_bytes=1 << 20)
+    assert options.node_config(listen).checkpoint_after_bytes == 1 << 20
+    assert replace(options, checkpoint_after_bytes=None).node_config(listen) == NodeConfig(memory_max_bytes=64 << 20)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -182,6 +192,7 @@ def test_taken_port_is_refused_and_names_the_option(node: NodeProcess, tmp_path:
         ("--memory-max", "lots"),
         ("--no-such-option", "1"),
         ("--memory-max", "1MiB"),
+        ("--checkpoint-after", "1000KiB"),
         ("--advertise", "a-host-name-that-is-much-too-long-for-v1.example:7001"),
         ("--id", "0"),
         ("--id", "256"),

@@ -17,6 +17,7 @@ from unimeter.config import (
     GROUPS_MAX,
     MEMORY_BYTES_DEFAULT,
     MEMORY_BYTES_MIN,
+    MIB,
     MS_NS,
 )
 
@@ -144,6 +145,15 @@ def node(
         int | None,
         typer.Option("--heartbeat-ms", min=1, help="How often an idle leader says that it is there. Default: 100."),
     ] = None,
+    checkpoint_after: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint-after",
+            metavar="SIZE",
+            help="Journal written since the last checkpoint that makes the next one due; at least as much as the state is "
+            "large. Less: shorter restarts, more writing. Default: 64MiB.",
+        ),
+    ] = None,
 ) -> None:
     """Run a node: the server.
 
@@ -180,6 +190,9 @@ def node(
     memory_max_bytes = size_of(memory_max)
     if memory_max_bytes < MEMORY_BYTES_MIN:
         raise typer.BadParameter(f"{memory_max!r}: at least {MEMORY_BYTES_MIN >> 20}MiB", param_hint="--memory-max")
+    checkpoint_bytes = size_of(checkpoint_after) if checkpoint_after else None
+    if checkpoint_bytes is not None and checkpoint_bytes < MIB:
+        raise typer.BadParameter(f"{checkpoint_after!r}: at least 1MiB", param_hint="--checkpoint-after")
     members = members_of(member or [], node_id)
     own = next((found for found in members if found.node_id == node_id), None)
     if own is None and peer_listen is not None:
@@ -200,6 +213,7 @@ def node(
         replicas=replicas,
         election_ns=_election_ns(election_ms) if election_ms else None,
         heartbeat_ns=heartbeat_ms * MS_NS if heartbeat_ms else None,
+        checkpoint_after_bytes=checkpoint_bytes,
     )
     try:
         server = Server(options)

@@ -36,6 +36,7 @@ class ServerOptions:
     replicas: int = 0
     election_ns: tuple[int, int] | None = None  # None: as NodeConfig has it
     heartbeat_ns: int | None = None
+    checkpoint_after_bytes: int | None = None
 
     def own_member(self) -> Member | None:
         return next((member for member in self.members if member.node_id == self.node_id), None)
@@ -50,11 +51,13 @@ class ServerOptions:
         members = tuple(
             replace(member, client_address=advertise) if member is own else member for member in self.members
         )
-        timing: dict[str, Any] = {}
+        given: dict[str, Any] = {}
         if self.election_ns is not None:
-            timing["election_min_ns"], timing["election_max_ns"] = self.election_ns
+            given["election_min_ns"], given["election_max_ns"] = self.election_ns
         if self.heartbeat_ns is not None:
-            timing["heartbeat_ns"] = self.heartbeat_ns
+            given["heartbeat_ns"] = self.heartbeat_ns
+        if self.checkpoint_after_bytes is not None:
+            given["checkpoint_after_bytes"] = self.checkpoint_after_bytes
         try:
             return NodeConfig(
                 node_id=self.node_id,
@@ -63,7 +66,7 @@ class ServerOptions:
                 group_count=self.group_count,
                 replicas=self.replicas,
                 memory_max_bytes=self.memory_max_bytes,
-                **timing,
+                **given,
             )
         except ValueError as error:
             raise StartError(str(error), EXIT_USAGE) from error
