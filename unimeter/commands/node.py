@@ -180,10 +180,6 @@ def node(
         raise typer.Exit(2)
     if compiled.is_stale():
         typer.echo(f"warning: {compiled.status()}", err=True)
-    from unimeter.io.real.courtesy import COURTESY
-
-    if len(member or []) > 1:
-        COURTESY.begin()  # the imports that follow are a good part of a start
     from unimeter.io.real.options import ServerOptions, StartError
     from unimeter.io.real.server import Server
 

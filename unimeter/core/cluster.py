@@ -330,7 +330,15 @@ class Cluster:
                 "commit": group.raft.commit,
                 "applied": group.applied_index,
                 "last": group.raft.log.last_index,
+                "behind": self._behind(group),
                 "lag": {self.node_of(r): group.raft.log.last_index - p.match for r, p in group.raft.progress.items()},
             }
             for group in self._groups
         ]
+
+    def _behind(self, group: Group) -> int | None:
+        """Entries that this node's replica lacks, as the group's leader said last; None: it has not said."""
+        if group.raft.replica not in group.raft.conf.members():
+            return 0
+        report = self.reports.get(group.number)
+        return None if report is None else report.behind.get(group.raft.replica)

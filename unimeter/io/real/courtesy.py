@@ -1,10 +1,10 @@
-"""A node that starts beside others on one machine gives way to them until it has replayed its journal.
+"""A node that starts beside others on one machine gives way to them until it has caught up, or leads.
 
-A restart costs a second of CPU and more: imports, the checkpoint, the journal. While its fellows serve, nobody waits for
-it; so where several nodes share a machine (`unimeter dev`, the chaos tests) it takes less than an equal share. A process
-cannot do that with its own niceness, which an ordinary user may raise but never lower again. The kernel's autogroups
-(sched(7)) can be turned both ways: each session's processes share one weight, and one niceness that goes with it. That is
-the whole session's, so only a node that leads a session of its own touches it.
+A restart costs a second of CPU and more: imports, the checkpoint, the journal, what it missed. While its fellows serve,
+nobody waits for it; so where several nodes share a machine (`unimeter dev`, the chaos tests) it takes less than an equal
+share. A process cannot do that with its own niceness, which an ordinary user may raise but never lower again. The kernel's
+autogroups (sched(7)) can be turned both ways: each session's processes share one weight, and one niceness that goes with
+it. That is the whole session's, so only a node that leads a session of its own touches it.
 
 Only relative weight changes: a CPU that nobody else wants is used in full, and nodes that all start together are equals.
 Where there are no autogroups, or the CPU is divided up otherwise (containers, systemd units), nothing happens at all:
