@@ -43,7 +43,7 @@ class Callee:
         if not 0 <= number < len(self._groups):
             raise Refused("bad_request", f"there is no group {number}", "ask hello for the number of groups")
         if not self._groups[number].leading:
-            raise LEADER_CHANGED
+            raise LEADER_CHANGED.with_traceback(None)  # it is shared: it must not hold on to who raised it before
         handler = self._what.get(what)
         if handler is None:
             raise Refused("unsupported", f"this node does not know {what!r}", "upgrade it")
