@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.raft_harness import EVERYTHING, MS, SETTINGS, Cluster, epochs_of, log_of, make_raft, save_all
 from unimeter.core.raft import Conf, Entry, HardState, Kind, Message, RaftLog, Refusal, Role
 from unimeter.core.raft.log import BEYOND
+from unimeter.core.raft.stable import COMMIT_RIDES_FROM_BYTES, COMMITS_UNSAVED_MAX
 
 replica_ids = st.integers(1, 2**64 - 1)
 
@@ -144,9 +145,28 @@ def test_acknowledgements_wait_for_the_disk_and_the_last_one_says_all() -> None:
     raft.persisted(0, save.token)
     assert [reply.index for reply in raft.take_messages()] == [3]
     later = raft.take_save()
-    assert later is not None and later.hard == HardState(1, 0, 2), "the commit index rides along"
+    assert later is not None and later.hard is None, "beside a small entry a commit index would cost something"
     raft.persisted(0, later.token)
     assert [reply.index for reply in raft.take_messages()] == [4]
+
+
+def test_the_commit_index_rides_along_with_much_and_now_and_then() -> None:
+    raft = make_raft()
+
+    def appended(index: int, commit: int, data: bytes) -> HardState | None:
+        entry = Entry(index, 1, data)
+        raft.receive(0, Message(Kind.APPEND, 1, 2, 1, index - 1, min(index - 1, 1), commit, entries=(entry,)))
+        save = raft.take_save()
+        assert save is not None
+        raft.persisted(0, save.token)
+        return save.hard
+
+    assert appended(1, 0, b"1") == HardState(1, 0, 0), "a new term is saved at once"
+    assert appended(2, 1, b"2") is None
+    assert appended(3, 2, bytes(COMMIT_RIDES_FROM_BYTES)) == HardState(1, 0, 2)
+    last = 3 + COMMITS_UNSAVED_MAX
+    saved = [appended(index, index - 1, b"small") for index in range(4, last + 1)]
+    assert [hard for hard in saved if hard] == [HardState(1, 0, 2 + COMMITS_UNSAVED_MAX)], "no later than that"
 
 
 def test_a_commit_index_alone_is_not_saved() -> None:

@@ -12,12 +12,15 @@ from typing import NamedTuple
 from unimeter.kernels.api import Bytes
 
 
-class Send(NamedTuple):
+class Send:
     """Bytes for one link, in order with earlier Sends of earlier steps on that link; lost if the link closes.
     At most one Send per link per step."""
 
-    link: int
-    data: Bytes
+    __slots__ = ("data", "link")
+
+    def __init__(self, link: int, data: Bytes) -> None:
+        self.link = link
+        self.data = data
 
 
 class Close(NamedTuple):
@@ -26,16 +29,21 @@ class Close(NamedTuple):
     link: int
 
 
-class Write(NamedTuple):
+class Write:
     """Write data at offset of an existing file (or grow it), durably. Offset and length are multiples of
     BLOCK_BYTES. `data` must not change until the completion. Writes on one lane are done in the order given;
-    the journal lane never waits for the bulk lane."""
+    the journal lane never waits for the bulk lane. `bulk`: the background lane (checkpoints). `lone`: a short write that
+    nothing else waits behind, so whoever runs the node may as well wait for the disk itself."""
 
-    op: int
-    file: str
-    offset: int
-    data: Bytes
-    bulk: bool = False  # True: the background lane (checkpoints)
+    __slots__ = ("bulk", "data", "file", "lone", "offset", "op")
+
+    def __init__(self, op: int, file: str, offset: int, data: Bytes, bulk: bool = False, lone: bool = False) -> None:
+        self.op = op
+        self.file = file
+        self.offset = offset
+        self.data = data
+        self.bulk = bulk
+        self.lone = lone
 
 
 class Create(NamedTuple):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from unimeter.config import NodeConfig
@@ -59,25 +59,40 @@ class Bundled(NamedTuple):
     rows: int
 
 
-@dataclass
 class Sealed:
-    """A sealed entry that somebody waits for."""
+    """A sealed entry that somebody waits for. `body`: the batches, in the intake's memory."""
 
-    term: int
-    stamp_ns: int
-    intake: Intake | None = None
-    control: ControlEntry | None = None
-    body: Bytes = b""  # the batches, in the intake's memory
-    batches: int = 0
-    rows: int = 0
-    bundles: list[Bundled] = field(default_factory=list)
+    __slots__ = ("batches", "body", "bundles", "control", "intake", "rows", "stamp_ns", "term")
+
+    def __init__(
+        self,
+        term: int,
+        stamp_ns: int,
+        intake: Intake | None = None,
+        control: ControlEntry | None = None,
+        body: Bytes = b"",
+        batches: int = 0,
+        rows: int = 0,
+        bundles: list[Bundled] | None = None,
+    ) -> None:
+        self.term = term
+        self.stamp_ns = stamp_ns
+        self.intake = intake
+        self.control = control
+        self.body = body
+        self.batches = batches
+        self.rows = rows
+        self.bundles: list[Bundled] = [] if bundles is None else bundles
 
 
-class Place(NamedTuple):
+class Place:
     """The journal record that holds an entry."""
 
-    began: Position
-    length: int
+    __slots__ = ("began", "length")
+
+    def __init__(self, began: Position, length: int) -> None:
+        self.began = began
+        self.length = length
 
 
 class Group:
@@ -169,7 +184,7 @@ class Group:
     def propose(self, kind: int, body: bytes, done: Callable[[Outcome], None]) -> None:
         """Leader only. Raises Refused when too many wait."""
         if not self.raft.accepting:
-            raise LEADER_CHANGED
+            raise LEADER_CHANGED.with_traceback(None)  # it is shared: it must not hold on to who raised it before
         if len(self.pending_control) >= CONTROL_WAITING_MAX:
             raise Refused("overloaded", "too many changes are waiting", "try again shortly")
         self.pending_control.append(ControlEntry(kind, body, done))
@@ -210,7 +225,8 @@ class Group:
                 self.answered_index = index
         if entries:
             self._unsaved += len(entries)
-            self._unsaved_bytes += sum(len(entry.data) for entry in entries)
+            for entry in entries:
+                self._unsaved_bytes += len(entry.data)
             raft.append(now_ns, entries)
 
     @property
@@ -304,6 +320,8 @@ class Group:
                 self._drop(sealed)
                 sealed = None
             applied, outcome = self.apply(entry.data)
+            if self._replicated:
+                self.digests.append((entry.index, self.state.running_digest()))
             if sealed is not None:
                 replies += self._answer(sealed, applied, outcome)
         raft.log.trim(self.applied_index, self.config.log_cache_bytes if self._replicated else 0)
@@ -355,7 +373,6 @@ class Group:
             )
         if self._dirty and not self._places:
             self._dirty.clear()
-        self.digests.append((head.index, self.state.meta().digest))
         return applied, outcome
 
     def _apply_special(self, kind: int, entry: Bytes) -> Outcome:

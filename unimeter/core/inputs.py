@@ -1,5 +1,7 @@
 """What can happen to a node. Everything the outside world does reaches `Node.step` as one of these.
 
+What happens all the time is a plain class: making a named tuple costs several times as much.
+
 Links and operations are named by integers: links by whoever accepts connections (never reused within a
 process), operations by the node itself (the `op` of an effect comes back in its completion).
 """
@@ -13,11 +15,14 @@ from typing import NamedTuple
 from unimeter.kernels.api import FrameTable
 
 
-class Now(NamedTuple):
+class Now:
     """The time of a step. Only differences of `monotonic_ns` mean anything; `wall_ns` is ns since 1970 UTC."""
 
-    monotonic_ns: int
-    wall_ns: int
+    __slots__ = ("monotonic_ns", "wall_ns")
+
+    def __init__(self, monotonic_ns: int, wall_ns: int) -> None:
+        self.monotonic_ns = monotonic_ns
+        self.wall_ns = wall_ns
 
 
 class FileInfo(NamedTuple):
@@ -54,12 +59,15 @@ class DialFailed(NamedTuple):
     ref: int
 
 
-class FramesArrived(NamedTuple):
+class FramesArrived:
     """Whole frames from one link. `frames.error` may end them: the link's bytes after that are not a protocol."""
 
-    link: int
-    data: bytes
-    frames: FrameTable
+    __slots__ = ("data", "frames", "link")
+
+    def __init__(self, link: int, data: bytes, frames: FrameTable) -> None:
+        self.link = link
+        self.data = data
+        self.frames = frames
 
 
 class LinkEnded(NamedTuple):

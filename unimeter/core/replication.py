@@ -61,8 +61,11 @@ class Replication:
 
     def deadline_ns(self) -> int:
         """When the next timer of any group is due. A group that this node has no part in has no timers."""
-        timers = min((g.raft.deadline_ns for g in self._groups if self._ticks(g)), default=NEVER_NS)
-        return min(timers, self._fetch_again_ns)
+        next_ns = self._fetch_again_ns
+        for group in self._groups:
+            if self._ticks(group) and group.raft.deadline_ns < next_ns:
+                next_ns = group.raft.deadline_ns
+        return next_ns
 
     @staticmethod
     def _ticks(group: Group) -> bool:

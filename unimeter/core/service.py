@@ -69,6 +69,7 @@ class Service:
         self.config = config
         self._kernels = kernels
         self._spare: Catalog | None = None
+        self._newest: Catalog | None = None  # until a catalog changes
         self.wall_ns = 0  # of the current step
         self.status: Callable[[], Status] = _no_status
         self.refuse_writes: Callable[[int], Refused | None] = lambda _bytes: None
@@ -92,13 +93,23 @@ class Service:
     @property
     def catalog(self) -> Catalog:
         """The newest that any group of this node has: changes reach the groups one after the other."""
-        own = max((group.catalog for group in self.groups), key=lambda catalog: catalog.version)
-        return self._spare if self._spare is not None and self._spare.version > own.version else own
+        newest = self._newest
+        if newest is None:
+            newest = max((group.catalog for group in self.groups), key=lambda catalog: catalog.version)
+            if self._spare is not None and self._spare.version > newest.version:
+                newest = self._spare
+            self._newest = newest
+        return newest
+
+    def forget_newest(self) -> None:
+        """A catalog may have changed."""
+        self._newest = None
 
     def take_catalog(self, dump: bytes) -> int:
         """Use that catalog until a group of this node has a newer one. Returns its version."""
         self._spare = Catalog(self._kernels)
         self._spare.load(dump)
+        self.forget_newest()
         return self._spare.version
 
     def metric(self, code: str) -> Metric:
@@ -144,7 +155,7 @@ class Service:
     def _change(self, body: bytes, finish: Done[dict[str, Any]]) -> None:
         refusal = self.refuse_writes(len(body))
         if refusal is not None:
-            raise refusal
+            raise refusal.with_traceback(None)  # it is shared: it must not hold on to who raised it before
         self.change_catalog(body, finish)
 
     # ---- reads ----

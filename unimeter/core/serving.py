@@ -11,7 +11,7 @@ in the next one, beginning with another group, so that none starves.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from unimeter.config import KIB, NodeConfig
 from unimeter.core import identity
@@ -56,11 +56,14 @@ DISK_FULL = Refused(
 RECORD_SLACK_BYTES = 64 * KIB  # headers and hard states of a record
 
 
-class Saving(NamedTuple):
+class Saving:
     """What one group has in a record."""
 
-    group: Group
-    save: Save
+    __slots__ = ("group", "save")
+
+    def __init__(self, group: Group, save: Save) -> None:
+        self.group = group
+        self.save = save
 
 
 class Serving:
@@ -106,6 +109,8 @@ class Serving:
         self._first = 0  # the group whose turn it is to be first in a record
         self._saving: list[Saving] = []  # what the record in flight, or held, consists of
         self._held: tuple[list[Bytes], int] | None = None  # entries of a record that waits for the next segment, stamp
+        self._held_bytes = 0
+        self._record_bytes_max = config.segment_bytes // 2 - min(RECORD_SLACK_BYTES, config.segment_bytes // 8)
         self._thorough = True  # more than requests and records has happened: the next turn looks at everything
         self._thorough_ns = 0  # when a turn looks at everything at the latest
         self._epoch_told = 0
@@ -171,11 +176,16 @@ class Serving:
         for reads in self.reads:
             reads.unreadable = self._found_unreadable
         for group in self.groups:
-            group.on_special = self.look_round
+            group.on_special = self._special_applied
         self.catalogs.got = self._got_catalog
         self.divergence.halt = self._diverged
         self.divergence.notice = self._notice
         self.cluster.notice = self._notice
+
+    def _special_applied(self) -> None:
+        """Something of the catalog, the cluster or the limits has changed."""
+        self.service.forget_newest()
+        self.look_round()
 
     def _got_catalog(self, dump: bytes) -> None:
         self.cluster.spare_version = self.service.take_catalog(dump)
@@ -292,7 +302,7 @@ class Serving:
             return False
         assert self._held is not None
         entries, stamp_ns = self._held
-        if not journal.fits(sum(padded_bytes(entry) for entry in entries)):
+        if not journal.fits(self._held_bytes):
             if not journal.next_segment_ready:
                 return False  # goes on when the segment is there
             journal.roll()
@@ -305,7 +315,7 @@ class Serving:
 
     def _gather(self) -> bool:
         """Seal what waits, and take from every group what it has to save. False: there is nothing."""
-        room = self._config.segment_bytes // 2 - min(RECORD_SLACK_BYTES, self._config.segment_bytes // 8)
+        most = room = self._record_bytes_max
         entries: list[Bytes] = []
         count = len(self.groups)
         for turn in range(count):
@@ -321,14 +331,16 @@ class Serving:
                 continue
             group.saved()
             self._saving.append(Saving(group, save))
-            own: list[Bytes] = [entry.data for entry in save.entries]
+            for entry in save.entries:
+                room -= padded_bytes(entry.data)
+                entries.append(entry.data)
             if save.hard is not None:
-                own.append(hard_entry(self._kernels, group.number, save.hard))
-            room -= sum(padded_bytes(entry) for entry in own)
-            entries += own
+                hard = hard_entry(self._kernels, group.number, save.hard)
+                room -= padded_bytes(hard)
+                entries.append(hard)
         if not self._saving:
             return False
-        self._held = entries, max(1, self.now.wall_ns)
+        self._held, self._held_bytes = (entries, max(1, self.now.wall_ns)), most - room
         return True
 
     def written(self) -> None:
@@ -337,12 +349,16 @@ class Serving:
         began = self.journal.written()
         length = self.journal.position.offset - began.offset
         saving, self._saving = self._saving, []
-        ends = [(item.group.number, item.save.entries[-1].index) for item in saving if item.save.entries]
+        ends: list[tuple[int, int]] = []
+        for item in saving:
+            entries = item.save.entries
+            if entries:
+                ends.append((item.group.number, entries[-1].index))
+                for entry in entries:
+                    item.group.placed(entry.index, began, length)
         self._log_marks.record(began, ends)
-        for group, save in saving:
-            for entry in save.entries:
-                group.placed(entry.index, began, length)
-            group.raft.persisted(self.now.monotonic_ns, save.token)
+        for item in saving:
+            item.group.raft.persisted(self.now.monotonic_ns, item.save.token)
         self.send()
         if self._flush():
             self._wake()  # the disk works again: apply in its shadow, at the end of the turn
@@ -355,15 +371,11 @@ class Serving:
     def _has_more_to_do(self) -> bool:
         """After a record, with the journal free: is there anything that only a turn does?"""
         now_ns = self.now.monotonic_ns
-        return (
-            self.cluster.look(now_ns)
-            or self._thorough
-            or self._stopping
-            or self._upkeep.due(now_ns)
-            or self.replication.waits
-            or self._links.leaving
-            or any(group.has_work() or group.has_ordered() for group in self.groups)
-        )
+        if self.cluster.look(now_ns) or self._upkeep.due(now_ns):
+            return True
+        if self._thorough or self._stopping or self.replication.waits or self._links.leaving:
+            return True
+        return any(group.has_work() or group.has_ordered() for group in self.groups)
 
     def _apply(self) -> None:
         for group in self.groups:

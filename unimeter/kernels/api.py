@@ -300,6 +300,9 @@ class GroupState(Protocol):
         """Apply one whole entry (any kind). Total: whatever cannot be stored is a verdict."""
 
     def meta(self) -> Meta: ...
+    def running_digest(self) -> int:
+        """meta().digest, without the rest."""
+
     def limits(self) -> Limits: ...
     def region_counts(self) -> tuple[int, ...]:
         """Records in use per region, in the order of UM_R_*."""

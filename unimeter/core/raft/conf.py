@@ -32,12 +32,17 @@ def _is_sorted_ids(replicas: tuple[int, ...]) -> bool:
 
 
 def _majority(replicas: tuple[int, ...], yes: Callable[[int], bool]) -> bool:
-    return 2 * sum(1 for replica in replicas if yes(replica)) > len(replicas)
+    count = 0
+    for replica in replicas:
+        count += yes(replica)
+    return 2 * count > len(replicas)
 
 
 def _majority_index(replicas: tuple[int, ...], match: Callable[[int], int]) -> int:
     """The greatest index that a majority has."""
-    return sorted((match(replica) for replica in replicas), reverse=True)[len(replicas) // 2]
+    if len(replicas) == 1:
+        return match(replicas[0])
+    return sorted([match(replica) for replica in replicas], reverse=True)[len(replicas) // 2]
 
 
 @dataclass(frozen=True, slots=True)

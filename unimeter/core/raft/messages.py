@@ -68,9 +68,12 @@ class Message(NamedTuple):
     entries: tuple[Entry, ...] = ()
 
 
-class Save(NamedTuple):
+class Save:
     """To be made durable as one, in order; `entries` replace everything from `entries[0].index` on."""
 
-    hard: HardState | None
-    entries: list[Entry]
-    token: int
+    __slots__ = ("entries", "hard", "token")
+
+    def __init__(self, hard: HardState | None, entries: list[Entry], token: int) -> None:
+        self.hard = hard
+        self.entries = entries
+        self.token = token

@@ -19,13 +19,17 @@ from typing import NamedTuple
 from unimeter.core.raft.log import RaftLog
 from unimeter.core.raft.messages import HardState, Kind, Message, Save
 
+COMMITS_UNSAVED_MAX = 64  # entries that a restart finds beyond the saved commit index, if they are small
+COMMIT_RIDES_FROM_BYTES = 4096  # of entries in one save: beside these the commit index costs nothing
 
-class Flying(NamedTuple):
-    token: int
-    term: int
-    vote: int
-    commit: int
-    last_index: int  # all up to here will be durable, unless truncated meanwhile
+
+class Flying:
+    __slots__ = ("hard", "last_index", "token")
+
+    def __init__(self, token: int, hard: HardState, last_index: int) -> None:
+        self.token = token
+        self.hard = hard
+        self.last_index = last_index  # all up to here will be durable, unless truncated meanwhile
 
 
 class Waiting(NamedTuple):
@@ -48,7 +52,7 @@ class Stable:
         if (term, vote) == self.hard[:2]:
             return 0
         flying = self.flying
-        if flying is not None and (term, vote) == (flying.term, flying.vote):
+        if flying is not None and (term, vote) == flying.hard[:2]:
             return flying.token
         return self._token + 1
 
@@ -63,11 +67,11 @@ class Stable:
         """The log forgot its entries from `first` on."""
         self.index = min(self.index, first - 1)
         if self.flying is not None:
-            self.flying = self.flying._replace(last_index=min(self.flying.last_index, first - 1))
+            self.flying.last_index = min(self.flying.last_index, first - 1)
 
     def take_save(self, term: int, vote: int, commit: int, bytes_max: int) -> Save | None:
         """What is not durable yet: the hard state, and as many entries as fit, but one at least. A commit index alone
-        is not worth a write; it rides along."""
+        is not worth a write; it rides along where it costs little beside the entries, and else now and then."""
         assert self.flying is None, "one save at a time"
         log = self._log
         entries = log.slice(self.index + 1, log.last_index + 1, bytes_max)
@@ -77,7 +81,13 @@ class Stable:
         self._token += 1
         last_index = self.index + len(entries)
         hard = HardState(term, vote, min(commit, last_index))
-        self.flying = Flying(self._token, *hard, last_index)
+        if (term, vote) == self.hard[:2] and hard.commit < self.hard.commit + COMMITS_UNSAVED_MAX:
+            saved_bytes = 0
+            for entry in entries:
+                saved_bytes += len(entry.data)
+            if saved_bytes < COMMIT_RIDES_FROM_BYTES:
+                hard = self.hard
+        self.flying = Flying(self._token, hard, last_index)
         return Save(hard if hard != self.hard else None, entries, self._token)
 
     def persisted(self, token: int) -> list[Message]:
@@ -85,7 +95,7 @@ class Stable:
         flying = self.flying
         assert flying is not None and flying.token == token, "saves complete one by one"
         self.flying = None
-        self.hard = HardState(flying.term, flying.vote, flying.commit)
+        self.hard = flying.hard
         self.index = max(self.index, flying.last_index)
         waiting, self._waiting = self._waiting, []
         released: list[Message] = []

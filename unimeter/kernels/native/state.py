@@ -50,6 +50,8 @@ _IMAGE_HEAD = Struct("<16x17Q")  # used bytes per region, see checkpoint.c
 _SLOTS_MIN = 64  # of an index
 _I64_MAX = 2**63 - 1
 _META_FIELDS = len(Meta._fields) + 1  # um_meta begins with its version, then come the fields of Meta
+_DIGEST = Struct("<Q")
+_DIGEST_AT = 8 * (1 + Meta._fields.index("digest"))
 _RECORD_BYTES = tuple(int(lib.um_region_record_bytes(region)) for region in range(UM_REGIONS))
 _SCRATCH_BYTES = int(lib.um_scratch_bytes_max())
 
@@ -85,6 +87,14 @@ class _Memory:
         for arena, offset, size in zip(_arenas(state), self.offsets, self.sizes, strict=True):
             arena.base = self.base + offset
             arena.reserved = size
+
+    def forget_left_tables(self, state: Any) -> None:
+        """Give back the pages of tables that an index has grown out of: they lie below the one it uses (index.c)."""
+        for index in range(UM_INDEXES):
+            table = state.table[index]
+            size = 8 * int(table.old_slots or table.slots) // mmap.PAGESIZE * mmap.PAGESIZE
+            if size:
+                self.map.madvise(mmap.MADV_DONTNEED, self.offsets[UM_REGIONS + index], size)
 
     def forget_saved_chunks(self) -> None:
         """Give back the pages of the copy-on-write area."""
@@ -216,6 +226,10 @@ class NativeGroupState:
     def meta(self) -> Meta:
         return Meta._make(META.unpack_from(self._region(UM_R_META))[1:_META_FIELDS])
 
+    def running_digest(self) -> int:
+        digest: int = _DIGEST.unpack_from(self._memory.view, self._memory.offsets[UM_R_META] + _DIGEST_AT)[0]
+        return digest
+
     def limits(self) -> Limits:
         at = _META_FIELDS * 8
         return decode_limits(self._region(UM_R_META)[at : at + LIMITS.size])
@@ -302,6 +316,7 @@ class NativeGroupState:
     def checkpoint_end(self) -> None:
         if self.cdata.cow.used:
             self._memory.forget_saved_chunks()
+        self._memory.forget_left_tables(self.cdata)  # here, as it is done now and then
         lib.um_ckpt_end(self.cdata)
         self._image_left = -1
 

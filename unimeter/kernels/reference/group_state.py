@@ -46,6 +46,9 @@ class ReferenceGroupState:
         meta = self.state.meta
         return Meta(*(getattr(meta, name) for name in Meta._fields))
 
+    def running_digest(self) -> int:
+        return self.state.meta.digest
+
     def limits(self) -> Limits:
         return self.state.limits
 
@@ -56,8 +59,10 @@ class ReferenceGroupState:
         """Bytes in use by the regions, and by the indexes that production finds records with."""
         counts = self.state.counts()
         pools = sum(count * size for count, size in zip(counts, checkpoint.RECORD_BYTES, strict=True))
-        indexed = [counts[region] - (region == lay.UM_R_VALUES) for region in _INDEXED]  # "" is not in an index
-        return pools + sum(8 * _slots(count) for count in indexed)
+        indexed = {region: counts[region] for region in _INDEXED}
+        indexed[lay.UM_R_VALUES] -= 1  # "" is not in an index
+        indexed[lay.UM_R_CELLS] -= counts[lay.UM_R_SERIES]  # nor is the first cell of a series
+        return pools + sum(8 * _slots(count) for count in indexed.values())
 
     def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int, group: int = 0) -> ReferenceQuery:
         return ReferenceQuery(self.state, own(catalog), group, spec, groups_max)
