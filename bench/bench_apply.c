@@ -1,7 +1,7 @@
 /* bench_apply.c - what um_apply costs per row, on one core, without anything around it.
  *
  *     gcc -std=gnu11 -O3 -flto -msse4.2 -Icsrc/kernels bench/bench_apply.c csrc/kernels/[a-z]*.c -o /tmp/bench_apply
- *     /tmp/bench_apply [part of a case's name] [huge pages: 0 or 1]
+ *     /tmp/bench_apply [part of a case's name] [huge pages: 0 or 1] [divisor of the number of entries]
  *
  * 10,000 accounts x 5 metrics (one per aggregation), rows at random over them, batches of 500, 8 batches per
  * entry; every row is new. The cases differ in what dedup has to do, in what the rows carry, and in how full the
@@ -175,6 +175,10 @@ int main(int argc, char **argv) {
         for (uint32_t i = 0; i < sizeof variants / sizeof *variants; i++) {
             variant v = variants[i];
             if (v.generation == 0) v.generation = 12000000;
+            if (argc > 3 && atoi(argv[3]) > 1) {
+                v.warmup /= (uint32_t)atoi(argv[3]);
+                v.entries /= (uint32_t)atoi(argv[3]);
+            }
             if (argc < 2 || strstr(v.name, argv[1])) run(&v, catalog, huge);
         }
     }

@@ -195,3 +195,36 @@ def test_summaries_of_the_last_apply_only_and_never_beyond() -> None:
 def test_an_unused_state_of_any_budget_costs_next_to_nothing() -> None:
     states = [KERNELS.state(state_limits(4 << 30)) for _ in range(50)]  # 200 GiB of limits
     assert all(state.memory_bytes() < 16_384 for state in states)
+
+
+def test_a_series_costs_at_most_100_bytes_beyond_its_buckets() -> None:
+    """Its record, its cell and its slot, where the index is emptiest: just after it has grown."""
+    count = 64 * 2**6 * 5 // 8 + 1
+    room = Limits(
+        records_max=(1, *[4096] * 16), fingerprints_per_generation=200, cells_per_series_max=10, session_idle_ns=DAY_NS
+    )
+    log = Log(room)
+    log.batch([row(account) for account in range(count)])
+    cdata = log.state.cdata  # type: ignore[attr-defined]
+    counts = log.state.region_counts()
+    assert counts[lay.UM_R_SERIES] == counts[lay.UM_R_CELLS] == count
+    table = cdata.table[lay.UM_X_SERIES]
+    assert table.old_slots, "it has just grown"
+    assert not cdata.table[lay.UM_X_CELLS].used, "the series leads to its first cell"
+    assert lay.SERIES.size + lay.CELL.size + 8 * table.slots / count <= 100
+
+
+def test_tables_that_an_index_grew_out_of_are_given_back_and_not_missed() -> None:
+    log = Log(replace(SMALL, records_max=(1, *[20_000] * 11, 4, *[20_000] * 4), fingerprints_per_generation=15_000))
+    batches = [
+        [row(account % 9, timestamp=BASE + account) for account in range(at, at + 2_000)]
+        for at in range(0, 12_000, 2_000)
+    ]
+    for batch in batches:
+        log.batch(batch, lay.UM_BATCH_V1)
+        image_of(log.state, 1 << 20)
+    assert [log.batch(batch, lay.UM_BATCH_V1).duplicates for batch in batches] == [2_000] * 6
+    for at in range(20_000, 30_000, 2_000):  # the second generation, and the first one again from its smallest table on
+        log.batch([row(1, timestamp=BASE + account) for account in range(at, at + 2_000)], lay.UM_BATCH_V1)
+        image_of(log.state, 1 << 20)
+    assert log.state.meta().fps_rotations == 1

@@ -60,7 +60,7 @@ static void count_verdict(um_meta *meta, um_summary *summary, uint32_t row, uint
 static uint32_t apply_row(um__ctx *ctx, um__pending *p, uint64_t seq) {
     um__target *target = &p->target;
     if (target->metric == NULL) return UM_V_UNKNOWN_METRIC;
-    uint32_t verdict = um__dedup_look(ctx, &p->view, &p->dedup);
+    uint32_t verdict = um__dedup_look(ctx, target->tail, &p->dedup);
     if (verdict != UM_V_STORED) return verdict;
     um__series_resolve(ctx, target);
     verdict = um__series_room(ctx, target);
@@ -76,28 +76,26 @@ static uint32_t apply_row(um__ctx *ctx, um__pending *p, uint64_t seq) {
 
 /* ---- one batch ---- */
 
-static void see(const um__ctx *ctx, const uint8_t *row, rows_seen *seen) {
-    const int64_t logged = ((const um_row *)(const void *)row)->timestamp_ns;
-    const int64_t ts = logged != 0 ? logged : ctx->stamp_ns;
+static void see(int64_t ts, rows_seen *seen) {
     if (ts < seen->min_ts) seen->min_ts = ts;
     if (ts > seen->max_ts) seen->max_ts = ts;
 }
 
 static void apply_rows(um__ctx *ctx, const uint8_t *rows, const um_batch *batch, rows_seen *seen, um_summary *summary) {
     const uint8_t *end = rows + batch->rows_len;
-    um__pending window[UM__WINDOW];
+    um__window window;
     uint32_t done = 0;
     ctx->batch_fps = um__fps_count(ctx->st, ctx->fps);
     ctx->batch_rows = batch->row_count;
     ctx->batch_flags = batch->flags;
     ctx->ordinal_mask = 0;
     while (done < batch->row_count) {
-        const uint32_t count = um__window_fill(ctx, &rows, end, batch->row_count - done, window);
+        const uint32_t count = um__window_fill(ctx, &rows, end, batch->row_count - done, &window);
         if (count == 0) break;
         for (uint32_t i = 0; i < count; i++) {
             const uint32_t row = summary->row_base + done + i;
-            const uint32_t verdict = apply_row(ctx, &window[i], seen->first_seq + row);
-            see(ctx, window[i].row, seen);
+            const uint32_t verdict = apply_row(ctx, &window.rows[i], seen->first_seq + row);
+            see(window.rows[i].target.ts, seen);
             seen->verdicts[row] = (uint8_t)verdict;
             if (verdict == UM_V_STORED) {
                 summary->stored++;
@@ -128,7 +126,7 @@ static void pass_over(um__ctx *ctx, const uint8_t *rows, const um_batch *batch, 
     if (batch->row_count == 0) return;
     memset(seen->verdicts + summary->row_base, (int)verdict, batch->row_count);
     skip(ctx, seen->first_seq + summary->row_base, batch->row_count);
-    for (; um__holds_row(rows, end); rows += sizeof(um_row) + ((const um_row *)(const void *)rows)->tail_len) see(ctx, rows, seen);
+    for (; um__holds_row(rows, end); rows += sizeof(um_row) + ((const um_row *)(const void *)rows)->tail_len) see(um__row_ts(ctx, rows), seen);
 }
 
 static void apply_batch(um__ctx *ctx, const um_batch *batch, uint32_t row_base, rows_seen *seen, um_summary *summary) {

@@ -77,6 +77,7 @@ void um__dedup_key(const um__ctx *ctx, const uint8_t *row, uint32_t len, um__ded
     dedup->kind = UM__DEDUP_NONE;
     dedup->ordinal = NULL;
     dedup->at = 0;
+    dedup->fresh = 0;
     if (head->flags & UM_ROW_ID) {
         uint32_t id_len;
         const uint8_t *id = peek_id(row, len, &id_len);
@@ -84,7 +85,8 @@ void um__dedup_key(const um__ctx *ctx, const uint8_t *row, uint32_t len, um__ded
         id_key(row, id, id_len, hash);
         dedup->kind = UM__DEDUP_ID;
     } else if ((ctx->batch_flags & UM_BATCH_V1) && head->timestamp_ns != 0) {
-        um_hash128(row, len, 0, hash);
+        if (len == sizeof *head) um__hash128(row, sizeof *head, 0, hash);
+        else um_hash128(row, len, 0, hash);
         dedup->kind = UM__DEDUP_FP;
     } else {
         return;
@@ -93,15 +95,33 @@ void um__dedup_key(const um__ctx *ctx, const uint8_t *row, uint32_t len, um__ded
     dedup->hi = hash[1];
 }
 
-/* An empty table, such as the other generation's until the first rotation, is not worth a trip to memory. */
-void um__dedup_ask(const um__ctx *ctx, const um__dedup *dedup) {
+/* ---- looking ahead ---- */
+
+static uint32_t current_index(const um__ctx *ctx) { return ctx->fps == UM_R_FPS0 ? UM_X_FPS0 : UM_X_FPS1; }
+static uint32_t other_index(const um__ctx *ctx) { return ctx->fps == UM_R_FPS0 ? UM_X_FPS1 : UM_X_FPS0; }
+
+/* um__absent, or what comes behind the home line on its way: the search will probably go on there. */
+static int absent_or_ask(const um_state *st, uint32_t index, uint64_t hash, uint64_t *at) {
+    if (um__absent(st, index, hash, at)) return 1;
+    __builtin_prefetch(um__slots(st, index) + um__home(st, index, hash) + UM__LINE_SLOTS);
+    return 0;
+}
+
+void um__dedup_peek(const um__ctx *ctx, um__dedup *dedup) {
     const um_state *st = ctx->st;
+    uint64_t elsewhere;
     if (dedup->kind == UM__DEDUP_ID) {
-        um__index_prefetch(st, UM_X_IDS, dedup->lo);
+        dedup->fresh = (uint32_t)absent_or_ask(st, UM_X_IDS, dedup->lo, &dedup->at);
     } else if (dedup->kind == UM__DEDUP_FP) {
-        if (st->table[UM_X_FPS0].used != 0) um__index_prefetch(st, UM_X_FPS0, dedup->lo);
-        if (st->table[UM_X_FPS1].used != 0) um__index_prefetch(st, UM_X_FPS1, dedup->lo);
+        const uint32_t other = other_index(ctx);
+        dedup->fresh = (uint32_t)absent_or_ask(st, current_index(ctx), dedup->lo, &dedup->at);
+        if (st->table[other].used != 0) dedup->fresh &= (uint32_t)absent_or_ask(st, other, dedup->lo, &elsewhere);
     }
+}
+
+/* The row's turn has come: what was absent may have been entered by a row before. (Not in the other generation.) */
+static int still_fresh(const um__ctx *ctx, const um__dedup *dedup, uint32_t index) {
+    return dedup->fresh && um__still_absent(ctx->st, index, dedup->at);
 }
 
 /* ---- ids ---- */
@@ -127,6 +147,8 @@ static uint32_t look_id(const um__ctx *ctx, const um__row_view *view, um__dedup 
     uint64_t pos = um__home(st, UM_X_IDS, dedup->lo);
     uint32_t number;
     dedup->content = id_content(view);
+    if (still_fresh(ctx, dedup, UM_X_IDS)) return UM_V_STORED;
+    dedup->at = 0;
     if (um__absent(st, UM_X_IDS, dedup->lo, &dedup->at)) return UM_V_STORED;
     while ((number = um__probe(st, UM_X_IDS, dedup->lo, &pos)) != UM_NONE) {
         const um_id *id = (const um_id *)(const void *)st->region[UM_R_IDS].base + number;
@@ -170,9 +192,11 @@ static uint64_t *ordinal(um__ctx *ctx, uint64_t lo, uint64_t hi, uint64_t first)
 static uint32_t look_fp(um__ctx *ctx, um__dedup *dedup) {
     const um_state *st = ctx->st;
     const uint32_t current = ctx->fps - UM_R_FPS0, other = current ^ 1;
-    uint64_t at;
-    const int fresh = um__absent(st, UM_X_FPS0 + current, dedup->lo, &dedup->at);
-    if (fresh && (st->table[UM_X_FPS0 + other].used == 0 || um__absent(st, UM_X_FPS0 + other, dedup->lo, &at))) return UM_V_STORED;
+    uint64_t elsewhere;
+    if (still_fresh(ctx, dedup, current_index(ctx))) return UM_V_STORED;
+    dedup->at = 0;
+    const int fresh = um__absent(st, current_index(ctx), dedup->lo, &dedup->at);
+    if (fresh && (st->table[other_index(ctx)].used == 0 || um__absent(st, other_index(ctx), dedup->lo, &elsewhere))) return UM_V_STORED;
     uint32_t number = fresh ? UM_NONE : find_fp(st, current, dedup->lo, dedup->hi);
     const int of_this_batch = number != UM_NONE && number >= ctx->batch_fps;
     if (number == UM_NONE) number = find_fp(st, other, dedup->lo, dedup->hi);
@@ -195,9 +219,9 @@ static uint32_t look_fp(um__ctx *ctx, um__dedup *dedup) {
 
 /* ---- what apply calls ---- */
 
-uint32_t um__dedup_look(um__ctx *ctx, const um__row_view *view, um__dedup *dedup) {
+uint32_t um__dedup_look(um__ctx *ctx, const um__tail *tail, um__dedup *dedup) {
     switch (dedup->kind) {
-    case UM__DEDUP_ID: return look_id(ctx, view, dedup);
+    case UM__DEDUP_ID: return look_id(ctx, &tail->view, dedup);
     case UM__DEDUP_FP: return look_fp(ctx, dedup);
     default: return UM_V_STORED;
     }
@@ -222,7 +246,7 @@ void um__dedup_remember(um__ctx *ctx, const um__dedup *dedup, uint64_t seq) {
         const um_fp fp = {dedup->lo, dedup->hi};
         const uint32_t number = um__fps_count(st, ctx->fps);
         um__append(st, ctx->fps, &fp, sizeof fp);
-        um__index_add_at(st, UM_X_FPS0 + (ctx->fps - UM_R_FPS0), dedup->at, fp.lo, number);
+        um__index_add_at(st, current_index(ctx), dedup->at, fp.lo, number);
         if (dedup->ordinal != NULL) ++*dedup->ordinal;
     }
 }

@@ -6,10 +6,10 @@
  * of any size, and homes in a larger table come in the same order: growing reads the old table and writes the new
  * one from front to back, and looks at no record.
  *
- *     arena, in slots:  |  -  | table of 64 | - | table of 256 | ... | table of n at n, up to 2n | ...
+ *     arena, in slots:  |  -  | table of 64 | table of 128 | ... | table of n at n, up to 2n | ...
  *
  * A table of n slots begins at slot n, so tables of different sizes never overlap. Past 5/8 load the next one is
- * four times as large, and from then on every record entered moves STEP slots of the old table along:
+ * twice or four times as large, and from then on every record entered moves STEP slots of the old table along:
  *
  *     old  | moved, not looked at any more | still in use      |     `moved` lies behind an empty slot: whoever has
  *     new  | in use                        | untouched memory  |     a home before it is in the new table
@@ -17,19 +17,24 @@
  * The old table's slots are left as they are: what wrapped around its end is found there until the end is reached.
  *
  * Emptying starts over with the smallest table. What was written above it is `dirty` and zeroed SWEEP slots per
- * record entered: tables being four times as large as the one before, that is done long before they are needed.
+ * record entered: that is done long before a larger table needs it.
  *
  * So no record entered costs more than a fixed amount of work (and the rest of one run of full slots). Where a slot
  * lies depends on the history; what a lookup finds does not. Indexes are no part of a state's image.
  */
 #include "um__apply.h"
 
-#define STEP 16            /* a table of n slots is left within n / 16 records; the new one lasts for more than n */
-#define SWEEP 64           /* a table of n slots takes n / 2 records and more: 8n slots are clean long before */
+#define STEP 16            /* a table of n slots is left within n / 16 records; the new one lasts for 5n / 8 and more */
+#define SWEEP 64           /* while n slots are in use, 5n / 16 records or more are entered: 8n slots are clean long before */
 #define REBUILD_AHEAD 16   /* records hashed ahead of the one being entered, so that slots arrive in time */
 
 static uint64_t *all_slots(const um_state *st, uint32_t index) {
     return (uint64_t *)(void *)st->index[index].base;
+}
+
+/* Twice as large costs the least memory, four times as large the least work. */
+static uint64_t growth_of(uint32_t index) {
+    return index == UM_X_FPS0 || index == UM_X_FPS1 || index == UM_X_IDS ? 4 : 2;
 }
 
 static uint32_t shift_of(uint64_t slots) {
@@ -124,7 +129,8 @@ static void grow(um_state *st, uint32_t index) {
     const uint64_t most = slots_max(&st->index[index]), slots = t->slots;
     if (slots >= most) return;
     while (t->old_slots != 0) move(st, index, t->old_slots);
-    open_table(st, index, 4 * slots < most ? 4 * slots : most);
+    const uint64_t wanted = growth_of(index) * slots;
+    open_table(st, index, wanted < most ? wanted : most);
     t->old_slots = slots;
     t->old_shift = shift_of(slots);
     t->moved = 0;
@@ -152,6 +158,14 @@ void um__index_add_at(um_state *st, uint32_t index, uint64_t at, uint64_t hash, 
 
 /* ---- from the pool ---- */
 
+/* "" is not looked up, and the first cell of a series is found through the series. */
+static int is_indexed(const um_state *st, uint32_t index, uint32_t number) {
+    if (index == UM_X_VALUES) return number != 0;
+    if (index != UM_X_CELLS) return 1;
+    const uint32_t series = um__um_cell(st, number)->series;
+    return series >= um__count(st, UM_R_SERIES) || um__um_series(st, series)->first_cell != number;
+}
+
 static uint64_t record_hash(const um_state *st, uint32_t index, uint32_t number) {
     const uint32_t region = um__region_of_index(index);
     const void *record = st->region[region].base + (uint64_t)number * um__region_bytes(region);
@@ -178,15 +192,23 @@ static uint64_t record_hash(const um_state *st, uint32_t index, uint32_t number)
 }
 
 void um__index_rebuild(um_state *st, uint32_t index) {
-    const uint32_t count = um__count(st, um__region_of_index(index)), first = index == UM_X_VALUES;   /* "" is not in it */
-    const uint64_t wanted = slots_for(count), most = slots_max(&st->index[index]);
-    uint64_t ahead[REBUILD_AHEAD];
-    start_over(st, index, wanted < most ? wanted : most);
-    for (uint64_t i = first; i < (uint64_t)count + REBUILD_AHEAD; i++) {
-        if (i >= (uint64_t)first + REBUILD_AHEAD) um__index_add(st, index, ahead[i % REBUILD_AHEAD], (uint32_t)(i - REBUILD_AHEAD));
-        if (i >= count) continue;
-        ahead[i % REBUILD_AHEAD] = record_hash(st, index, (uint32_t)i);
-        um__index_prefetch(st, index, ahead[i % REBUILD_AHEAD]);
+    const uint32_t count = um__count(st, um__region_of_index(index));
+    uint32_t wanted = 0, asked = 0, entered = 0;
+    struct { uint64_t hash; uint32_t number, pad; } ahead[REBUILD_AHEAD];
+    for (uint32_t i = 0; i < count; i++) wanted += (uint32_t)is_indexed(st, index, i);
+    const uint64_t slots = slots_for(wanted), most = slots_max(&st->index[index]);
+    start_over(st, index, slots < most ? slots : most);
+    for (uint32_t i = 0; entered < wanted; i++) {
+        if (asked - entered == REBUILD_AHEAD || asked == wanted) {
+            um__index_add(st, index, ahead[entered % REBUILD_AHEAD].hash, ahead[entered % REBUILD_AHEAD].number);
+            entered++;
+        }
+        if (asked == wanted) continue;
+        while (!is_indexed(st, index, i)) i++;
+        ahead[asked % REBUILD_AHEAD].hash = record_hash(st, index, i);
+        ahead[asked % REBUILD_AHEAD].number = i;
+        um__index_prefetch(st, index, ahead[asked % REBUILD_AHEAD].hash);
+        asked++;
     }
 }
 
@@ -196,9 +218,12 @@ void um_state_reindex(um_state *st) {
 
 int um__index_exact(const um_state *st, uint32_t index) {
     const um_table *t = &st->table[index];
-    const uint32_t count = um__count(st, um__region_of_index(index)), first = index == UM_X_VALUES;
-    if (t->used != count - first || (um__overfull(t->used, t->slots) && t->slots < UM__SLOTS_MAX)) return 0;
-    for (uint32_t i = first; i < count; i++) {
+    const uint32_t count = um__count(st, um__region_of_index(index));
+    uint32_t wanted = 0;
+    for (uint32_t i = 0; i < count; i++) wanted += (uint32_t)is_indexed(st, index, i);
+    if (t->used != wanted || (um__overfull(t->used, t->slots) && t->slots < UM__SLOTS_MAX)) return 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!is_indexed(st, index, i)) continue;
         const uint64_t hash = record_hash(st, index, i);
         uint64_t pos = um__home(st, index, hash);
         uint32_t number;

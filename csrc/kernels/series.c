@@ -5,61 +5,56 @@
  *                                           -> MEMBERS: count-unique only, the last operation per member
  *
  * Resolving only reads; it finds out which records exist and which would have to be made. The room for those is
- * checked together, and only then is anything created: a refused event leaves no trace. Two shortcuts
- * spare the normal event its lookups: a series' first cell, and a cell's most recently used bucket.
+ * checked together, and only then is anything created: a refused event leaves no trace. Three shortcuts
+ * spare the normal event its lookups: a series' first cell, a cell's most recently used bucket, and that bucket of the
+ * cell without dimension values, which the series names itself.
  */
 #include "um__apply.h"
 
 /* ---- resolve ---- */
 
 static void resolve_account(const um_state *st, um__target *t) {
-    const uint32_t number = um__find_account(st, t->view->text, t->view->text_len);
+    const uint32_t number = um__find_account(st, t->tail->view.text, t->tail->view.text_len);
     t->account_new = number == UM_NONE;
     t->account = number;
 }
 
 static void resolve_dimensions(const um_state *st, um__target *t) {
+    um__tail *tail = t->tail;
     for (uint32_t i = 0; i < t->metric->dimension_count; i++) {
-        const um__property *prop = um__row_property(t->view, &t->metric->dimensions[i]);
-        t->dims[i] = prop == NULL ? 0 : um__find_value(st, prop->value, prop->value_len);
-        t->fresh[i] = t->dims[i] == UM_NONE ? prop : NULL;
-        t->values_new += t->dims[i] == UM_NONE;
-        if (t->dims[i] != 0) t->dims_len = i + 1;
+        const um__property *prop = um__row_property(&tail->view, &t->metric->dimensions[i]);
+        tail->dims[i] = prop == NULL ? 0 : um__find_value(st, prop->value, prop->value_len);
+        tail->fresh[i] = tail->dims[i] == UM_NONE ? prop : NULL;
+        t->values_new += tail->dims[i] == UM_NONE;
+        if (tail->dims[i] != 0) t->dims_len = i + 1;
     }
 }
 
 /* Rows before this one may have interned its values. */
 static void look_again(const um_state *st, um__target *t) {
+    um__tail *tail = t->tail;
     for (uint32_t i = 0; i < t->dims_len; i++) {
-        if (t->fresh[i] == NULL) continue;
-        t->dims[i] = um__find_value(st, t->fresh[i]->value, t->fresh[i]->value_len);
-        if (t->dims[i] == UM_NONE) continue;
-        t->fresh[i] = NULL;
+        if (tail->fresh[i] == NULL) continue;
+        tail->dims[i] = um__find_value(st, tail->fresh[i]->value, tail->fresh[i]->value_len);
+        if (tail->dims[i] == UM_NONE) continue;
+        tail->fresh[i] = NULL;
         t->values_new--;
     }
 }
 
-void um__series_begin(const um__ctx *ctx, const um__row_view *view, const um_metric *metric, um__target *t) {
-    const um_row *head = view->head;
+void um__series_begin(const um__ctx *ctx, const um_row *head, const um_metric *metric, um__tail *tail, um__target *t) {
     t->metric = metric;
-    t->view = view;
+    t->tail = tail;
     t->value = head->value;
-    t->ts = head->timestamp_ns != 0 ? head->timestamp_ns : ctx->stamp_ns;
     t->hour = um__hour(t->ts);
     t->operation = head->operation == UM_OP_REMOVE ? UM_OP_REMOVE : UM_OP_ADD;
     t->series = t->cell = t->bucket = t->member = UM_NONE;
     t->account = head->account;
-    t->text = view->text != NULL;
-    t->account_new = t->dims_len = t->values_new = 0;
+    t->text = t->account_new = t->dims_len = t->values_new = 0;
+    if (tail == NULL) return;
+    t->text = tail->view.text != NULL;
     if (t->text) resolve_account(ctx->st, t);
-    if (view->prop_count != 0) resolve_dimensions(ctx->st, t);
-}
-
-static uint32_t resolve_cell(const um_state *st, const um__target *t) {
-    const uint32_t first = um__um_series(st, t->series)->first_cell;
-    const um_cell *c = um__um_cell(st, first);
-    if (c->dims_len == t->dims_len && memcmp(um__dims(st, c->dims_off), t->dims, t->dims_len * sizeof t->dims[0]) == 0) return first;
-    return um__find_cell(st, t->series, t->dims, t->dims_len);
+    if (tail->view.prop_count != 0) resolve_dimensions(ctx->st, t);
 }
 
 static uint32_t find_member(const um_state *st, uint32_t bucket, int64_t member) {
@@ -75,12 +70,13 @@ static uint32_t find_member(const um_state *st, uint32_t bucket, int64_t member)
 
 void um__series_resolve(const um__ctx *ctx, um__target *t) {
     const um_state *st = ctx->st;
+    if (t->bucket != UM_NONE && t->metric->aggregation != UM_AGG_UNIQUE) return;   /* the usual case: nothing is missing */
     if (t->account_new) resolve_account(st, t);
     if (t->values_new != 0) look_again(st, t);
     if (t->account_new) return;
     if (t->series == UM_NONE) t->series = um__find_series(st, t->account, t->text, t->metric->id);
     if (t->series == UM_NONE || t->values_new != 0) return;
-    if (t->cell == UM_NONE) t->cell = resolve_cell(st, t);
+    if (t->cell == UM_NONE) t->cell = um__find_cell(st, t->series, um__target_dims(t), t->dims_len);
     if (t->cell == UM_NONE) return;
     if (t->bucket == UM_NONE) {
         const uint32_t hot = um__um_cell(st, t->cell)->hot_bucket;
@@ -92,9 +88,9 @@ void um__series_resolve(const um__ctx *ctx, um__target *t) {
 /* ---- room ---- */
 
 static int room_for_new(const um__ctx *ctx, const um__target *t) {
-    uint64_t heap = t->account_new ? t->view->text_len : 0;
+    uint64_t heap = t->account_new ? t->tail->view.text_len : 0;
     for (uint32_t i = 0; t->values_new != 0 && i < t->dims_len; i++) {
-        if (t->fresh[i] != NULL) heap += t->fresh[i]->value_len;
+        if (t->tail->fresh[i] != NULL) heap += t->tail->fresh[i]->value_len;
     }
     const uint64_t cells = t->cell == UM_NONE;
     return um__room(ctx, UM_R_ACCOUNTS, t->account_new) && um__room(ctx, UM_R_HEAP, heap) &&
@@ -121,8 +117,9 @@ uint32_t um__series_room(const um__ctx *ctx, const um__target *t) {
 
 static void intern_account(um_state *st, um__target *t) {
     const uint32_t number = um__count(st, UM_R_ACCOUNTS);
-    um_account record = {.hash = um_hash64(t->view->text, t->view->text_len, 0), .len = t->view->text_len};
-    record.heap_off = um__append(st, UM_R_HEAP, t->view->text, record.len);
+    const um__row_view *view = &t->tail->view;
+    um_account record = {.hash = um_hash64(view->text, view->text_len, 0), .len = view->text_len};
+    record.heap_off = um__append(st, UM_R_HEAP, view->text, record.len);
     um__append(st, UM_R_ACCOUNTS, &record, sizeof record);
     um__index_add(st, UM_X_ACCOUNTS, record.hash, number);
     t->account = number;
@@ -140,8 +137,8 @@ static uint32_t intern_value(um_state *st, const um__property *prop) {
 }
 
 static void create_series(um_state *st, um__target *t) {
-    const um_series record = {.account = t->account, .metric = t->metric->id, .text = t->text,
-                              .first_cell = UM_NONE, .last_cell = UM_NONE, .first_period = UM_NONE};
+    const um_series record = {.account = t->account, .metric = t->metric->id, .text = (uint16_t)t->text, .first_cell = UM_NONE,
+                              .last_cell = UM_NONE, .first_period = UM_NONE, .plain_bucket = UM_NONE};
     t->series = um__count(st, UM_R_SERIES);
     um__append(st, UM_R_SERIES, &record, sizeof record);
     um__index_add(st, UM_X_SERIES, um__series_hash(t->account, t->text, t->metric->id), t->series);
@@ -150,16 +147,16 @@ static void create_series(um_state *st, um__target *t) {
 static void create_cell(um_state *st, um__target *t) {
     um_cell record = {.series = t->series, .next = UM_NONE, .dims_len = t->dims_len, .first_bucket = UM_NONE, .hot_bucket = UM_NONE};
     record.dims_off = um__count(st, UM_R_DIMS);
-    um__append(st, UM_R_DIMS, t->dims, t->dims_len * sizeof t->dims[0]);
+    um__append(st, UM_R_DIMS, um__target_dims(t), t->dims_len * sizeof(uint32_t));
     t->cell = um__count(st, UM_R_CELLS);
     um__append(st, UM_R_CELLS, &record, sizeof record);
-    um__index_add(st, UM_X_CELLS, um__cell_hash(t->series, t->dims, t->dims_len), t->cell);
 
     UM__TOUCH(st, um_series, UM_R_SERIES, t->series);
     um_series *s = um__um_series(st, t->series);
     if (s->last_cell == UM_NONE) {
         s->first_cell = t->cell;
     } else {
+        um__index_add(st, UM_X_CELLS, um__cell_hash(t->series, um__target_dims(t), t->dims_len), t->cell);
         UM__TOUCH(st, um_cell, UM_R_CELLS, s->last_cell);
         um__um_cell(st, s->last_cell)->next = t->cell;
     }
@@ -217,22 +214,32 @@ static void update_member(um_state *st, um__target *t, uint64_t seq) {
     m->operation = t->operation;
 }
 
+/* The bucket is the one that was used last in its cell. The cell of a plain row need not be looked at to know so. */
+static void set_hot(um_state *st, const um__target *t) {
+    if (t->dims_len == 0) {
+        um_series *s = um__um_series(st, t->series);
+        if (s->plain_bucket == t->bucket) return;
+        UM__TOUCH(st, um_series, UM_R_SERIES, t->series);
+        s->plain_bucket = t->bucket;
+    }
+    um_cell *c = um__um_cell(st, t->cell);
+    if (c->hot_bucket == t->bucket) return;
+    UM__TOUCH(st, um_cell, UM_R_CELLS, t->cell);
+    c->hot_bucket = t->bucket;
+}
+
 uint64_t um__series_store(um__ctx *ctx, um__target *t, uint64_t seq) {
     um_state *st = ctx->st;
     if (t->bucket == UM_NONE) {
         if (t->account_new) intern_account(st, t);
         for (uint32_t i = 0; t->values_new != 0 && i < t->dims_len; i++) {
-            if (t->fresh[i] != NULL) t->dims[i] = intern_value(st, t->fresh[i]);
+            if (t->tail->fresh[i] != NULL) t->tail->dims[i] = intern_value(st, t->tail->fresh[i]);
         }
         if (t->series == UM_NONE) create_series(st, t);
         if (t->cell == UM_NONE) create_cell(st, t);
         create_bucket(st, t, seq);
     }
-    um_cell *c = um__um_cell(st, t->cell);
-    if (c->hot_bucket != t->bucket) {
-        UM__TOUCH(st, um_cell, UM_R_CELLS, t->cell);
-        c->hot_bucket = t->bucket;
-    }
+    set_hot(st, t);
     UM__TOUCH(st, um_bucket, UM_R_BUCKETS, t->bucket);
     um_bucket *b = um__um_bucket(st, t->bucket);
     update_bucket(b, t, seq);

@@ -7,7 +7,8 @@
  * Index keys (all hashes as in um__hash.h; hash2(a, b) hashes two words):
  *   VALUES, ACCOUNTS   the hash in the record: hash64(bytes, seed 0). Value 0 (the empty one) is not indexed.
  *   SERIES             hash2(account, metric << 1 | text)
- *   CELLS              h = hash2(series, dims_len), then per dimension value d: h = mix(h ^ d, K1) + d
+ *   CELLS              h = hash2(series, dims_len), then per dimension value d: h = mix(h ^ d, K1) + d. The first cell
+ *                      of a series is not indexed: the series names it, and most series have one
  *   BUCKETS            hash2(cell, hour)
  *   MEMBERS            hash2(bucket, member)
  *   FPS0, FPS1, IDS    the record's lo, itself a hash
@@ -68,14 +69,21 @@ uint32_t um__find_series(const um_state *st, uint64_t account, uint32_t text, ui
     return UM_NONE;
 }
 
+static int is_cell(const um_state *st, uint32_t number, uint32_t series, const uint32_t *dims, uint32_t dims_len) {
+    const um_cell *c = um__um_cell(st, number);
+    return c->series == series && c->dims_len == dims_len &&
+           (dims_len == 0 || memcmp(um__dims(st, c->dims_off), dims, dims_len * sizeof *dims) == 0);
+}
+
 uint32_t um__find_cell(const um_state *st, uint32_t series, const uint32_t *dims, uint32_t dims_len) {
+    const uint32_t first = um__um_series(st, series)->first_cell;
+    if (is_cell(st, first, series, dims, dims_len)) return first;
+    if (um__um_series(st, series)->cell_count == 1) return UM_NONE;
     const uint64_t hash = um__cell_hash(series, dims, dims_len);
     uint64_t pos = um__home(st, UM_X_CELLS, hash);
     uint32_t number;
     while ((number = um__probe(st, UM_X_CELLS, hash, &pos)) != UM_NONE) {
-        const um_cell *c = um__um_cell(st, number);
-        if (c->series != series || c->dims_len != dims_len) continue;
-        if (dims_len == 0 || memcmp(um__dims(st, c->dims_off), dims, dims_len * sizeof *dims) == 0) return number;
+        if (is_cell(st, number, series, dims, dims_len)) return number;
     }
     return UM_NONE;
 }

@@ -5,7 +5,8 @@
  *    3  every index holds every record of its pool exactly once, at most five eighths full
  *    4  VALUES: record 0 is ""; bytes inside HEAP; the hash is theirs; no value twice
  *    5  ACCOUNTS: the same, none empty
- *    6  SERIES: account and metric exist, none twice; the chain of cells is whole and belongs to it
+ *    6  SERIES: account and metric exist, none twice; the chain of cells is whole and belongs to it; its plain bucket
+ *       is the hot one of its cell without dimension values
  *    7  CELLS: words inside DIMS, values exist, no trailing "", none twice; the chain of buckets is whole,
  *       belongs to it, and contains its hot bucket
  *    8  BUCKETS: none twice and none empty; least <= greatest; times inside the hour; sequence numbers were logged;
@@ -60,12 +61,13 @@ static uint32_t check_series(const um_state *st, const um_catalog *catalog) {
         const um_series *s = um__um_series(st, i);
         if (s->metric >= catalog->metric_count || s->text > 1 || (s->text && s->account >= um__count(st, UM_R_ACCOUNTS))) return 6;
         if (um__find_series(st, s->account, s->text, s->metric) != i) return 6;
-        uint32_t length = 0, last = UM_NONE;
+        uint32_t length = 0, last = UM_NONE, plain = UM_NONE;
         for (uint32_t c = s->first_cell; c != UM_NONE; c = um__um_cell(st, c)->next) {
             if (c >= cells || um__um_cell(st, c)->series != i || ++length > s->cell_count) return 6;
             last = c;
+            if (um__um_cell(st, c)->dims_len == 0) plain = um__um_cell(st, c)->hot_bucket;
         }
-        if (length != s->cell_count || length == 0 || last != s->last_cell) return 6;
+        if (length != s->cell_count || length == 0 || last != s->last_cell || plain != s->plain_bucket) return 6;
         reached += length;
     }
     return reached == cells ? 0 : 6;

@@ -94,6 +94,12 @@ static inline int um__absent(const um_state *st, uint32_t index, uint64_t hash, 
     *at = home + (uint32_t)__builtin_ctz(empty);
     return 1;
 }
+/* 1: `at`, which um__absent has named, is still the slot to take: what it looked at is the current table, and nothing
+ * was entered there since (a record goes to the first slot that is free). */
+static inline int um__still_absent(const um_state *st, uint32_t index, uint64_t at) {
+    const um_table *t = &st->table[index];
+    return t->old_slots == 0 && at >= t->slots && um__slots(st, index)[at] == 0;
+}
 /* The record that um__probe would name first. */
 static inline uint32_t um__first(const um_state *st, uint32_t index, uint64_t hash) {
     uint64_t pos = um__home(st, index, hash);
@@ -104,11 +110,14 @@ static inline uint32_t um__first(const um_state *st, uint32_t index, uint64_t ha
     alike &= (empty - 1) & ~empty;
     return alike != 0 ? (uint32_t)line[__builtin_ctz(alike)] - 1 : UM_NONE;
 }
-static inline void um__index_prefetch(const um_state *st, uint32_t index, uint64_t hash) {
+/* A function that does nothing but prefetch is to be inlined: the compiler takes one that it left alone for a function
+ * without effect, and leaves out the calls. */
+#define UM__ASK inline __attribute__((always_inline))
+static UM__ASK void um__index_prefetch(const um_state *st, uint32_t index, uint64_t hash) {
     __builtin_prefetch(um__slots(st, index) + um__home(st, index, hash), 1);
 }
 void um__index_add(um_state *st, uint32_t index, uint64_t hash, uint32_t number);   /* may move some others along */
-/* The same, knowing from um__absent where it goes; nothing was entered since. */
+/* The same, knowing from um__absent where it goes (0: not known); nothing was entered since. */
 void um__index_add_at(um_state *st, uint32_t index, uint64_t at, uint64_t hash, uint32_t number);
 void um__index_clear(um_state *st, uint32_t index);                                 /* empty */
 void um__index_rebuild(um_state *st, uint32_t index);                               /* from the pool */
@@ -168,12 +177,18 @@ static inline int um__fps_room(const um__ctx *ctx, uint64_t records) {
     return ctx->st->region[ctx->fps].used + records * sizeof(um_fp) <= ctx->limit_bytes[ctx->fps];
 }
 
+typedef struct {                 /* of a row that is more than its head */
+    um__row_view view;
+    uint32_t dims[UM_DIMENSIONS_MAX];                    /* UM_NONE: not interned yet, then ... */
+    const um__property *fresh[UM_DIMENSIONS_MAX];        /* ... this is the value */
+} um__tail;
+
 /* ---- dedup.c ---- */
 #define UM__DEDUP_NONE 0
 #define UM__DEDUP_ID 1
 #define UM__DEDUP_FP 2
 typedef struct {
-    uint32_t kind, pad;
+    uint32_t kind, fresh;        /* fresh: um__dedup_peek found it absent, with `at` the slot to take */
     uint64_t lo, hi;             /* the key: of the id, or of the row's bytes; then what is to be remembered */
     uint64_t content;            /* ids only */
     uint64_t *ordinal;           /* counter of equal rows in this batch, NULL when there is none yet */
@@ -181,8 +196,18 @@ typedef struct {
 } um__dedup;
 void um__dedup_rotate(um__ctx *ctx, uint32_t entry_rows);
 void um__dedup_key(const um__ctx *ctx, const uint8_t *row, uint32_t len, um__dedup *dedup);
-void um__dedup_ask(const um__ctx *ctx, const um__dedup *dedup);                                  /* prefetches */
-uint32_t um__dedup_look(um__ctx *ctx, const um__row_view *view, um__dedup *dedup);               /* a verdict; nothing is remembered */
+/* Prefetches. An empty table, such as the other generation's until the first rotation, is not worth a trip to memory. */
+static UM__ASK void um__dedup_ask(const um__ctx *ctx, const um__dedup *dedup) {
+    const um_state *st = ctx->st;
+    if (dedup->kind == UM__DEDUP_ID) {
+        um__index_prefetch(st, UM_X_IDS, dedup->lo);
+    } else if (dedup->kind == UM__DEDUP_FP) {
+        if (st->table[UM_X_FPS0].used != 0) um__index_prefetch(st, UM_X_FPS0, dedup->lo);
+        if (st->table[UM_X_FPS1].used != 0) um__index_prefetch(st, UM_X_FPS1, dedup->lo);
+    }
+}
+void um__dedup_peek(const um__ctx *ctx, um__dedup *dedup);                                       /* looks, before the row's turn */
+uint32_t um__dedup_look(um__ctx *ctx, const um__tail *tail, um__dedup *dedup);                   /* a verdict; nothing is remembered */
 int um__dedup_room(const um__ctx *ctx, const um__dedup *dedup);
 void um__dedup_remember(um__ctx *ctx, const um__dedup *dedup, uint64_t seq);
 
@@ -194,20 +219,18 @@ void um__session_done(um__ctx *ctx, uint32_t session, uint64_t number, const um_
 
 /* ---- series.c ---- */
 typedef struct {                 /* where a row goes; UM_NONE for records that are not known to exist */
-    const um_metric *metric;     /* NULL: none such, nothing else is set */
-    const um__row_view *view;
-    uint64_t account;
+    const um_metric *metric;     /* NULL: none such, nothing else is set but ts */
+    um__tail *tail;              /* NULL: the row has none */
+    uint64_t account, hash;      /* hash: window.c, of what it looks for in an index */
     int64_t value, ts;
     uint32_t text, account_new, hour, operation;
     uint32_t series, cell, bucket, member;
     uint32_t dims_len, values_new;
-    uint64_t series_hash, cell_hash;
-    uint32_t hint, pad;                                  /* window.c: a record asked for, not looked at yet */
-    uint32_t dims[UM_DIMENSIONS_MAX];                    /* UM_NONE: not interned yet, then ... */
-    const um__property *fresh[UM_DIMENSIONS_MAX];        /* ... this is the value */
+    uint32_t hint, pad;          /* hint: window.c, a record asked for, not looked at yet */
 } um__target;
+static inline const uint32_t *um__target_dims(const um__target *target) { return target->dims_len == 0 ? NULL : target->tail->dims; }
 /* What the row says: account, dimension values, instant. What is found stays found: records never move or go. */
-void um__series_begin(const um__ctx *ctx, const um__row_view *view, const um_metric *metric, um__target *target);
+void um__series_begin(const um__ctx *ctx, const um_row *head, const um_metric *metric, um__tail *tail, um__target *target);
 void um__series_resolve(const um__ctx *ctx, um__target *target);                /* finds what was not found yet */
 uint32_t um__series_room(const um__ctx *ctx, const um__target *target);         /* STORED, CARDINALITY or FULL */
 uint64_t um__series_store(um__ctx *ctx, um__target *target, uint64_t seq);      /* digest part */
@@ -215,14 +238,19 @@ uint64_t um__series_store(um__ctx *ctx, um__target *target, uint64_t seq);      
 /* ---- window.c ---- */
 #define UM__WINDOW 32
 typedef struct {
-    const uint8_t *row;
-    uint32_t len, pad;
     um__dedup dedup;
     um__target target;
-    um__row_view view;
 } um__pending;
+typedef struct {
+    um__pending rows[UM__WINDOW];
+    um__tail tails[UM__WINDOW];       /* apart, as most rows have none */
+} um__window;
 /* Splits up to UM__WINDOW whole rows off *rows, finds what exists of what they need, and has the memory on its way. */
-uint32_t um__window_fill(const um__ctx *ctx, const uint8_t **rows, const uint8_t *end, uint32_t count, um__pending *window);
+uint32_t um__window_fill(const um__ctx *ctx, const uint8_t **rows, const uint8_t *end, uint32_t count, um__window *window);
+static inline int64_t um__row_ts(const um__ctx *ctx, const uint8_t *row) {
+    const int64_t logged = ((const um_row *)(const void *)row)->timestamp_ns;
+    return logged != 0 ? logged : ctx->stamp_ns;
+}
 static inline int um__holds_row(const uint8_t *at, const uint8_t *end) {   /* a whole row, and the next one will be aligned */
     const uint64_t left = (uint64_t)(end - at);
     if (left < sizeof(um_row)) return 0;

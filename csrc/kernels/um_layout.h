@@ -159,11 +159,12 @@ typedef struct {                /* region META: exactly one record, 512 B */
 typedef struct { uint64_t heap_off; uint64_t hash; uint32_t len, reserved; } um_value;    /* VALUES: dimension values; record 0 is "" */
 typedef struct { uint64_t heap_off; uint64_t hash; uint32_t len, reserved; } um_account;  /* ACCOUNTS: text keys */
 
-/* SERIES: one account and metric. text: account is a record number in ACCOUNTS. */
+/* SERIES: one account and metric. text: account is a record number in ACCOUNTS. plain_bucket: the hot bucket of its
+ * cell without dimension values, so that a plain event is two records away from its bucket. */
 typedef struct {
     uint64_t account;
-    uint32_t metric, text;
-    uint32_t first_cell, last_cell, cell_count, first_period;
+    uint16_t metric, text;
+    uint32_t first_cell, last_cell, cell_count, first_period, plain_bucket;
 } um_series;
 
 /* CELLS: one combination of dimension values in a series. The tuple is dims_len value numbers at

@@ -191,8 +191,9 @@ META = _layout(
 VALUE = _layout("um_value", "heap_off:Q", "hash:Q", "len:I", "reserved:I")
 ACCOUNT = _layout("um_account", "heap_off:Q", "hash:Q", "len:I", "reserved:I")
 SERIES = _layout(
-    "um_series", "account:Q", "metric:I", "text:I", "first_cell:I", "last_cell:I", "cell_count:I", "first_period:I"
-)
+    "um_series", "account:Q", "metric:H", "text:H", "first_cell:I", "last_cell:I", "cell_count:I", "first_period:I",
+    "plain_bucket:I",
+)  # fmt: skip
 CELL = _layout(
     "um_cell", "series:I", "next:I", "dims_off:I", "dims_len:I", "first_bucket:I", "hot_bucket:I", "bucket_count:I",
     "reserved:I",

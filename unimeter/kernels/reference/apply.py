@@ -309,6 +309,8 @@ class _Place:
             cell.first_bucket = self.bucket
             cell.bucket_count += 1
         cell.hot_bucket = self.bucket
+        if not cell.dims:
+            self.state.series[cell.series].plain_bucket = self.bucket
         return self.bucket
 
     def _member(self, bucket_number: int, seq: int) -> Member:

@@ -4,8 +4,9 @@
  2  every region within its limit of 2^32 - 1 records
  3  every dictionary finds every record of its pool, exactly once
  4  VALUES: record 0 is "", bytes are in HEAP, the hash is theirs         5  ACCOUNTS: the same, none empty
- 6  SERIES: account and metric exist; the chain of cells is whole         7  CELLS: words in DIMS, values exist, no
-    trailing ""; the chain of buckets is whole and holds the hot one
+ 6  SERIES: account and metric exist; the chain of cells is whole; the plain bucket is the hot one of the cell without
+    dimension values
+ 7  CELLS: words in DIMS, values exist, no trailing ""; the chain of buckets is whole and holds the hot one
  8  BUCKETS: none empty, least <= greatest, times inside the hour, counts add up to meta.stored
  9  MEMBERS: reached through their bucket, times inside the bucket's, a real operation
 10  IDS: of rows that were stored                                        11  SESSIONS: result n in slot n % 64
@@ -22,7 +23,7 @@ from collections.abc import Callable
 from unimeter.kernels import layout as lay
 from unimeter.kernels.reference.catalog import ReferenceCatalog
 from unimeter.kernels.reference.checksum import hash64
-from unimeter.kernels.reference.records import Bucket, Cell, Series
+from unimeter.kernels.reference.records import NONE, Bucket, Cell, Series
 from unimeter.kernels.reference.skips import is_skipped
 from unimeter.kernels.reference.state import State
 
@@ -91,6 +92,8 @@ def _series(state: State, catalog: ReferenceCatalog) -> int:
         if not chain or len(chain) != series.cell_count or state.cells[series.last_cell] is not chain[-1]:
             return 6
         if any(cell.series != number for cell in chain):
+            return 6
+        if next((cell.hot_bucket for cell in chain if not cell.dims), NONE) != series.plain_bucket:
             return 6
         reached += len(chain)
     return 0 if reached == len(state.cells) else 6

@@ -95,10 +95,18 @@ class Series:
     last_cell: int = NONE
     cell_count: int = 0
     first_period: int = NONE
+    plain_bucket: int = NONE  # the hot bucket of its cell without dimension values
 
     def pack(self) -> bytes:
         return lay.SERIES.pack(
-            self.account, self.metric, self.text, self.first_cell, self.last_cell, self.cell_count, self.first_period
+            self.account,
+            self.metric,
+            self.text,
+            self.first_cell,
+            self.last_cell,
+            self.cell_count,
+            self.first_period,
+            self.plain_bucket,
         )
 
 
