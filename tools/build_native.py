@@ -134,9 +134,10 @@ def load() -> FFI:
 
 
 @contextmanager
-def build_lock() -> Iterator[None]:
+def build_lock(name: str) -> Iterator[None]:
+    """One build of a kind at a time."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    with (BUILD / "lock").open("w") as lock:
+    with (BUILD / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -224,7 +225,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build the C extensions in place.")
     parser.add_argument("--force", action="store_true", help="build even if nothing changed")
     arguments = parser.parse_args()
-    with build_lock():
+    with build_lock("native"):
         current = [build(extension, arguments.force) for extension in (KERNELS, SYSIO, LOAD)]
     return 0 if all(current) else 1
 

@@ -41,6 +41,7 @@ class Choice(NamedTuple):
     stale: bool  # something was built, and is not up to date
     directory: Path
     modules: frozenset[str]
+    sources: tuple[str, ...]  # files, relative to the tree
 
 
 def status() -> str:
@@ -80,7 +81,7 @@ def abi() -> str:
 
 @cache
 def choice() -> Choice:
-    interpreted = Choice("", False, HOME, frozenset())
+    interpreted = Choice("", False, HOME, frozenset(), ())
     if _Forced.reason:
         return interpreted._replace(why_not=_Forced.reason)
     if os.environ.get(VARIABLE, "0") not in ("", "0"):
@@ -104,7 +105,7 @@ def choice() -> Choice:
         return interpreted._replace(why_not=why, stale=True)
     if not (directory / "library.so").exists():
         return interpreted._replace(why_not="the library is gone; run make native", stale=True)
-    return Choice("", False, directory, modules)
+    return Choice("", False, directory, modules, tuple(sources))
 
 
 def _content(name: str) -> str:

@@ -19,10 +19,9 @@ from unimeter.core.inputs import (
     TimePassed,
     WriteDone,
 )
-from unimeter.core.node import Node
 from unimeter.core.upkeep import NEVER_NS
 from unimeter.io.framer import Framer
-from unimeter.io.interface import Clock, Disk, Network, Process
+from unimeter.io.interface import Clock, Core, Disk, Network, Process
 from unimeter.kernels.api import Kernels
 
 _TIME_PASSED = TimePassed()
@@ -34,7 +33,7 @@ class Driver:
 
     def __init__(
         self,
-        node: Node,
+        node: Core,
         clock: Clock,
         disk: Disk,
         network: Network,

@@ -9,9 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from unimeter.core.effects import Create, Delete, Read, Write
-from unimeter.core.inputs import FileInfo, Now, ReadDone, WriteDone
+from unimeter.core.effects import Create, Delete, Effect, Read, Write
+from unimeter.core.inputs import FileInfo, Input, Now, ReadDone, WriteDone
 from unimeter.kernels.api import Bytes
+
+
+class Core(Protocol):
+    """What decides: core/node.py, or something around it that looks on."""
+
+    @property
+    def halted(self) -> bool: ...
+    @property
+    def deadline_ns(self) -> int: ...
+    def step(self, now: Now, event: Input) -> list[Effect]: ...
 
 
 class Clock(Protocol):

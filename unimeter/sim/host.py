@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from unimeter.config import NodeConfig
 from unimeter.core.effects import Effect, Write
@@ -234,7 +234,7 @@ class Incarnation:
         self.clock = ProcessClock(host.world, host.wall, prng.stream("clock"), self.enter)
         self.node = host.make_node(setup)
         self.driver = Driver(
-            cast(Node, Shuffled(host, self.node, prng.stream("shuffle"))),
+            Shuffled(host, self.node, prng.stream("shuffle")),
             self.clock,
             host.disk.port(self.enter),
             self,
