@@ -139,6 +139,14 @@ class DiskConformance:
         assert [done.op for done in bench.harness.run_until_idle()] == ops
         assert bench.read("a") == block(8)
 
+    def test_lone_writes_keep_their_place_among_the_others(self, bench: Bench) -> None:
+        bench.ok(Create, "a", BLOCK)
+        bench.ok(Write, "a", 0, block(1), lone=True)
+        assert bench.read("a") == block(1)
+        ops = [bench.submit(Write, "a", 0, block(fill), lone=fill % 2 == 0) for fill in range(2, 9)]
+        assert [done.op for done in bench.harness.run_until_idle()] == ops
+        assert bench.read("a") == block(8)
+
     def test_everything_submitted_completes_exactly_once(self, bench: Bench) -> None:
         bench.ok(Create, "a", 64 * BLOCK)
         bench.ok(Create, "b", 0)

@@ -9,7 +9,8 @@
  * Operations on one lane are done in the order given; lanes do not wait for each other. The journal lane
  * carries nothing but journal writes, so that creating the next segment or answering a query from the
  * archive never stands in front of a commit; reads have a lane of their own for the same reason.
- * The caller's thread never blocks: it writes a slot, and wakes the lane only if it sleeps.
+ * The caller's thread never blocks: it writes a slot, and wakes the lane only if it sleeps. (um_sys_do_now is for the
+ * caller that would rather block than have two threads woken.)
  *
  * Promises. Every accepted operation completes exactly once. Done means durable: content, length and
  * directory entry survive a power cut. No operation that failed is ever tried again here: after a failed
@@ -64,6 +65,10 @@ int um_sys_eventfd(um_sys_disk *disk);
 int um_sys_is_direct(um_sys_disk *disk);
 /* 1: accepted; 0: the lane is full, drain first. `file` is copied. */
 int um_sys_submit(um_sys_disk *disk, uint32_t lane, uint32_t kind, uint64_t op, const char *file, uint64_t offset, void *data, uint64_t length);
+/* Do one operation here and now, in the caller's thread, which blocks: for a caller that has nothing better to do, this
+ * saves waking two threads. Only on a lane that is idle, with nothing of it left to drain: 1, and *done says how it went;
+ * otherwise 0, and nothing was done. */
+int um_sys_do_now(um_sys_disk *disk, uint32_t lane, uint32_t kind, uint64_t op, const char *file, uint64_t offset, void *data, uint64_t length, um_sys_done *done);
 /* Completions so far, at most `max`; in order within a lane. */
 uint32_t um_sys_drain(um_sys_disk *disk, um_sys_done *out, uint32_t max);
 /* Synchronous, for benchmarks: `count` aligned synced writes of `bytes` each, one after another into a

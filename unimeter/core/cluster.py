@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from unimeter.config import NodeConfig
+from unimeter.config import SECOND_NS, NodeConfig
 from unimeter.core import peer_bodies, peer_wire, registry
 from unimeter.core.bundles import Bundles
 from unimeter.core.calls import Calls
@@ -23,6 +23,11 @@ from unimeter.core.peers import NEVER_NS, Peer, Peers
 from unimeter.core.raft.state import Role
 from unimeter.core.replication import Replication
 from unimeter.core.topology import Topology
+
+
+GOSSIP_PAUSE_NS = (
+    SECOND_NS // 100
+)  # between two gossips: what changes shortly after one waits for others to change, too
 
 
 @dataclass
@@ -77,6 +82,7 @@ class Cluster:
         self.unfit = False  # this node should not lead: its disk is full, or it cannot read its journal
         self.unfit_nodes: set[int] = set()  # those that say so of themselves
         self._next_gossip_ns = 0
+        self._gossiped_ns = -GOSSIP_PAUSE_NS  # when the others were told last
         self._now_ns = 0  # of the present turn
         self._told: tuple[Any, ...] = ()  # what the last gossip was made of
         self._seen: list[tuple[int, Role, int, int, bool]] = [(0, Role.FOLLOWER, 0, 0, True)] * len(groups)
@@ -186,8 +192,10 @@ class Cluster:
             self.topology.epoch, self._catalog_version(), self.topology.registry.version, self._changes, self.unfit
         )  # fmt: skip
         due = now_ns >= self._next_gossip_ns
+        if changed != self._told and not due and now_ns < self._gossiped_ns + GOSSIP_PAUSE_NS:
+            return self._gossiped_ns + GOSSIP_PAUSE_NS
         if changed != self._told or due:
-            self._told = changed
+            self._told, self._gossiped_ns = changed, now_ns
             if due:
                 self._next_gossip_ns = now_ns + self._config.gossip_ns
                 self._divergence.ask()

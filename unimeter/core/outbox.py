@@ -27,9 +27,9 @@ class Outbox:
     def halt(self, reason: str | None) -> None:
         self._effects.append(Halt(reason))
 
-    def write_journal(self, file: str, offset: int, data: Bytes) -> int:
+    def write_journal(self, file: str, offset: int, data: Bytes, lone: bool) -> int:
         self._op += 1
-        self._effects.append(Write(self._op, file, offset, data))
+        self._effects.append(Write(self._op, file, offset, data, lone=lone))
         return self._op
 
     def request(self, request: Request) -> int:

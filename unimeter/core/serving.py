@@ -53,6 +53,7 @@ LEAVING = Refused("no_leader", "the node is stopping", "ask another node of the 
 DISK_FULL = Refused(
     "disk_full", "the node's disk is full", "free space on the data directory's disk; it goes on by itself"
 )
+LONE_BYTES = 1 * KIB  # a record of no more holds a handful of requests at most: it is not worth waking a thread for
 RECORD_SLACK_BYTES = 64 * KIB  # headers and hard states of a record
 
 
@@ -310,7 +311,7 @@ class Serving:
             self._upkeep.want_segment(self.now.monotonic_ns)
         self._held = None
         write = journal.append(entries, stamp_ns)
-        self.journal_op = self._out.write_journal(write.file, write.offset, write.data)
+        self.journal_op = self._out.write_journal(write.file, write.offset, write.data, self._held_bytes <= LONE_BYTES)
         return True
 
     def _gather(self) -> bool:

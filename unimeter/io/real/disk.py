@@ -9,6 +9,11 @@ Lanes: journal writes have one of their own; bulk writes, creates and deletes sh
 the third, so that a query never waits for a segment being created. A Delete or Create of a file that is being
 read waits until those reads are done: a read that was accepted is answered with the file it was meant for.
 
+A lone write (Write.lone: short, and nothing else waits) on an idle journal lane is done in the event loop's own thread at the
+end of its turn, once what the turn had to send has left: waking the lane and being woken by it costs as much as half
+a write to a fast disk. While the disk is slow (a write took longer than LONE_SLOW_SECONDS) the lanes do everything, so that
+a disk that hangs does not stop answers and heartbeats.
+
 Memory: the data of a Write, and the buffer of a Read, are held here until the completion has been taken, and let go
 before anybody is told. That order matters: an exception raised further up keeps this frame alive through its
 traceback, and CPython crashes when the cyclic collector meets a memoryview whose buffer is still lent out.
@@ -41,6 +46,9 @@ LOCK_NAME = "lock"
 NOT_OURS = frozenset({LOCK_NAME, "lost+found"})  # names at the top of a data directory that are not the node's files
 DRAIN_MAX = 64  # completions taken in one call
 WRITE_SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+LONE_SLOW_SECONDS = 0.002  # a lone write that takes longer ...
+LONE_PAUSE_WRITES = 1000  # ... leaves so many journal writes to the lane
 
 _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -135,6 +143,10 @@ class RealDisk:
             os.close(self._lock_fd)
             raise DataDirectoryError(f"cannot open data directory {data_dir}: {os.strerror(error[0])}")
         self._done = ffi.new("um_sys_done[]", DRAIN_MAX)
+        self._done_now: Any = ffi.new("um_sys_done *")
+        self._lone: Write | None = None  # to be done at the end of this turn
+        self._journal_writes = 0  # under way
+        self._pause_writes = 0  # so many journal writes are the lane's, because the disk was slow
         self._on_done: Callable[[WriteDone | ReadDone], None] | None = None
         self.around: Callable[[Callable[[], None]], None] = lambda drain: drain()  # runs every drain
         self._pending: dict[int, tuple[Write | Create | Delete | Read, Any]] = {}  # op -> effect, its memory
@@ -175,9 +187,10 @@ class RealDisk:
         if isinstance(effect, Write):
             assert effect.offset % BLOCK_BYTES == 0, "a write must begin on a block"
             assert len(effect.data) % BLOCK_BYTES == 0, "a write must be whole blocks"
-            memory = ffi.from_buffer(effect.data)
-            lane = lib.UM_SYS_LANE_BULK if effect.bulk else lib.UM_SYS_LANE_JOURNAL
-            self._start(lane, lib.UM_SYS_WRITE, effect, effect.offset, memory, len(effect.data))
+            if effect.bulk:
+                self._start_write(lib.UM_SYS_LANE_BULK, effect)
+            else:
+                self._write_journal(effect)
         elif isinstance(effect, Read):
             self._reading[effect.file] = self._reading.get(effect.file, 0) + 1
             memory = _new_uncleared("char[]", max(1, effect.length))
@@ -188,8 +201,45 @@ class RealDisk:
         else:
             self._start_change(effect)
 
+    def _start_write(self, lane: int, effect: Write) -> None:
+        self._start(lane, lib.UM_SYS_WRITE, effect, effect.offset, ffi.from_buffer(effect.data), len(effect.data))
+
+    def _write_journal(self, effect: Write) -> None:
+        self._journal_writes += 1
+        if effect.lone and self._journal_writes == 1 and not self._pause_writes:
+            self._lone = effect
+            self._pending[effect.op] = (effect, None)
+            self._loop.call_soon(self._do_lone)
+            return
+        if self._lone is not None:  # it is not alone any more
+            before, self._lone = self._lone, None
+            self._start_write(lib.UM_SYS_LANE_JOURNAL, before)
+        self._pause_writes = max(0, self._pause_writes - 1)
+        self._start_write(lib.UM_SYS_LANE_JOURNAL, effect)
+
+    def _do_lone(self) -> None:
+        if self._lone is not None:
+            self.around(self._write_now)
+
+    def _write_now(self) -> None:
+        effect, self._lone = self._lone, None
+        assert self._on_done is not None and effect is not None
+        del self._pending[effect.op]
+        name, done = encoded_name(effect.file), self._done_now
+        memory: Any = ffi.from_buffer(effect.data)
+        idle = lib.um_sys_do_now(
+            self._disk, lib.UM_SYS_LANE_JOURNAL, lib.UM_SYS_WRITE, effect.op, name, effect.offset, memory,
+            len(effect.data), done,
+        )  # fmt: skip
+        assert idle, "no journal write is under way"
+        memory = None
+        if done.taken_ns > LONE_SLOW_SECONDS * 1e9:
+            self._pause_writes = LONE_PAUSE_WRITES
+        self._on_done(WriteDone(effect.op, self._error_of(done, effect)))
+
     def close(self) -> None:
         """Finish what was submitted, without telling anybody, and give the directory back."""
+        self._lone = None
         self._loop.remove_reader(lib.um_sys_eventfd(self._disk))
         lib.um_sys_close(self._disk)
         self._disk = ffi.NULL
@@ -223,9 +273,7 @@ class RealDisk:
         for i in range(lib.um_sys_drain(self._disk, done, DRAIN_MAX)):
             answer = done[i]
             effect, memory = self._pending.pop(answer.op)
-            error = self._account(answer)
-            if error is DiskError.FAILED:
-                self.last_error = f"{type(effect).__name__.lower()} {effect.file}: {os.strerror(answer.error)}"
+            error = self._error_of(answer, effect)
             if isinstance(effect, Read):
                 self._read_is_over(effect.file)
                 data = b"" if error else ffi.buffer(memory, answer.bytes)[:]
@@ -247,12 +295,20 @@ class RealDisk:
         for effect in self._held.pop(file, ()):
             self._start_change(effect)
 
+    def _error_of(self, answer: Any, effect: Write | Create | Delete | Read) -> DiskError | None:
+        """Count a completion; what went wrong, if anything."""
+        error = self._account(answer)
+        if error is DiskError.FAILED:
+            self.last_error = f"{type(effect).__name__.lower()} {effect.file}: {os.strerror(answer.error)}"
+        return error
+
     def _account(self, answer: Any) -> DiskError | None:
         figures = self.figures
         if answer.kind == lib.UM_SYS_WRITE:
             figures.writes += 1
             figures.write_bytes += answer.bytes
             if answer.lane == lib.UM_SYS_LANE_JOURNAL:
+                self._journal_writes -= 1
                 figures.journal_write_ns += answer.taken_ns
                 figures.journal_write_buckets[bisect_left(WRITE_SECONDS_BUCKETS, answer.taken_ns / 1e9)] += 1
         elif answer.kind == lib.UM_SYS_READ:
