@@ -112,19 +112,23 @@ class Line:
             self._by_id.clear()
             self._owner.line_lost(self)
 
+    def _is_current(self, end: End) -> bool:
+        """Asked anew each time: whoever is told of an answer may close the connection."""
+        return end is self._end
+
     def _on_bytes(self, end: End, data: bytes) -> None:
-        if end is not self._end:
+        if not self._is_current(end):
             return
         self._buffer += data
         try:
             if self._protocol == 2:
                 for response in wire2.responses(self._kernels, self._buffer):
-                    if end is not self._end:
+                    if not self._is_current(end):
                         return  # closed by what came before
                     self._owner.line_answered(self, response, self._by_id.pop(response.request_id, None))
             else:
                 for answer in wire1.responses(self._buffer):
-                    if end is not self._end:
+                    if not self._is_current(end):
                         return
                     self._owner.line_answered(self, answer, self._by_id.pop(answer.request_id, None))
         except ValueError as error:
