@@ -24,7 +24,6 @@ from unimeter.core.raft.state import Role
 from unimeter.core.replication import Replication
 from unimeter.core.topology import Topology
 
-
 GOSSIP_PAUSE_NS = (
     SECOND_NS // 100
 )  # between two gossips: what changes shortly after one waits for others to change, too

@@ -258,7 +258,7 @@ class Node:
         found = serving.recovered
         self.serving, self.ready = None, False
         self._links.close_all()
-        self._await_rejoin(Unusable(found.identity, found.founding, serving.files(), serving.retired, False))
+        self._await_rejoin(Unusable(found.identity, found.founding, serving.files(), serving.fitness.retired, False))
         self._peers.introduce(self._hello)
         self._wake()
 
@@ -371,7 +371,7 @@ class Node:
         self._next_ns = self._peers.turn(now_ns)
         if self.serving is not None:
             self._next_ns = min(self._next_ns, self.serving.turn())
-            if self.serving.retired:
+            if self.serving.fitness.retired:
                 self._retire(self.serving)
                 return
             if not self.ready and self.serving.ready():

@@ -24,6 +24,7 @@ from unimeter.core.coordinator import Coordinator
 from unimeter.core.divergence import Divergence
 from unimeter.core.door import Door
 from unimeter.core.entry import ENTRY_BYTES, hard_entry, padded_bytes
+from unimeter.core.fitness import Fitness
 from unimeter.core.flow import Flow
 from unimeter.core.flows import Flows
 from unimeter.core.front_v1 import FrontV1
@@ -102,17 +103,13 @@ class Serving:
         self._halt = halt
         self._notice = notice
         self._started_ns = now.monotonic_ns
-        self._stopping = False
-        self._stop_by_ns = NEVER_NS
-        self._unreadable = ""  # why this node should begin anew
-        self._hand_over_ns = 0  # not before: try again to let others lead
-        self.retired = ""  # nothing is under way, nothing led: it may end, for this reason
         self._first = 0  # the group whose turn it is to be first in a record
         self._saving: list[Saving] = []  # what the record in flight, or held, consists of
         self._held: tuple[list[Bytes], int] | None = None  # entries of a record that waits for the next segment, stamp
         self._held_bytes = 0
         self._record_bytes_max = config.segment_bytes // 2 - min(RECORD_SLACK_BYTES, config.segment_bytes // 8)
         self._thorough = True  # more than requests and records has happened: the next turn looks at everything
+        self._fitness_ns = NEVER_NS
         self._thorough_ns = 0  # when a turn looks at everything at the latest
         self._epoch_told = 0
         self._limits_proposed: dict[int, int] = {}  # group -> term in which this node proposed its limits
@@ -137,6 +134,9 @@ class Serving:
             self.divergence,
         )  # fmt: skip
         self.moves = Moves(self.groups, 3 * config.heartbeat_ns)
+        self.fitness = Fitness(
+            config, self.groups, self.cluster, self.moves, self._upkeep, self.journal, self._idle, halt
+        )  # fmt: skip
         self.coordinator = Coordinator(config, self.groups[0], self.cluster, self._ask, notice)
         self._callee = Callee(
             self.groups, self.service, self.catalogs, self.moves, self.coordinator, lambda: self.now.monotonic_ns
@@ -173,11 +173,14 @@ class Serving:
         self.door.write_refusal = self._write_refusal
         self.door.may_forward = self.cluster.may_forward
         self.replication.start_flow = self._start_flow
-        self.replication.unreadable = self._found_unreadable
+        self.replication.unreadable = self.fitness.found_unreadable
         for reads in self.reads:
-            reads.unreadable = self._found_unreadable
+            reads.unreadable = self.fitness.found_unreadable
         for group in self.groups:
             group.on_special = self._special_applied
+        self.fitness.notice = self._notice
+        self.fitness.mark_reached = self.mark_reached
+        self.fitness.condemn = lambda: self._start_flow(self._upkeep.condemn(self.recovered))
         self.catalogs.got = self._got_catalog
         self.divergence.halt = self._diverged
         self.divergence.notice = self._notice
@@ -212,11 +215,12 @@ class Serving:
         now_ns = self.now.monotonic_ns
         self.replication.tick(now_ns)
         self._apply()
-        thorough = self.cluster.look(now_ns) or self._thorough or now_ns >= self._thorough_ns or self._stopping
+        stopping = self.fitness.stopping
+        thorough = self.cluster.look(now_ns) or self._thorough or now_ns >= self._thorough_ns or stopping
         if thorough or self._upkeep.due(now_ns):
             self._upkeep.turn(now_ns)
-            self._mind_fitness()
-            if self.retired:
+            self._fitness_ns = self.fitness.turn(now_ns)
+            if self.fitness.retired:
                 return NEVER_NS
         self._lead()
         if not self._flush():
@@ -232,11 +236,7 @@ class Serving:
             self._epoch_told = self.topology.epoch
             self._links.tell_watchers(self.door.push_of)
         next_ns = min(bundles_ns, self._thorough_ns, self.replication.deadline_ns())
-        if self._stopping:
-            self._drain()
-            if now_ns < self._stop_by_ns:  # afterwards only the disk is waited for
-                next_ns = min(next_ns, self._stop_by_ns)
-        return next_ns
+        return min(next_ns, self.fitness.drain(now_ns)) if stopping else next_ns
 
     def _keep_house(self, now_ns: int) -> None:
         """Gossip, calls to other nodes, the catalog, the coordinator's work."""
@@ -247,9 +247,8 @@ class Serving:
             self.catalogs.turn(now_ns),
             self.coordinator.turn(now_ns),
             self._upkeep.retry_ns,
+            self._fitness_ns,
         )
-        if self.cluster.unfit:
-            self._thorough_ns = min(self._thorough_ns, self._hand_over_ns)
 
     def _answer_ordered(self) -> None:
         for group in self.groups:
@@ -374,7 +373,7 @@ class Serving:
         now_ns = self.now.monotonic_ns
         if self.cluster.look(now_ns) or self._upkeep.due(now_ns):
             return True
-        if self._thorough or self._stopping or self.replication.waits or self._links.leaving:
+        if self._thorough or self.fitness.stopping or self.replication.waits or self._links.leaving:
             return True
         return any(group.has_work() or group.has_ordered() for group in self.groups)
 
@@ -430,10 +429,9 @@ class Serving:
 
     def _write_refusal(self, size_bytes: int) -> Refused | None:
         """Why nothing of `size_bytes` can be taken into the log now, if so."""
-        if self._stopping:
+        if self.fitness.stopping:
             return LEAVING if len(self.topology.registry.nodes) > 1 else STOPPING
-        full = self._upkeep.disk_full and not self.journal.next_segment_ready
-        if full and any(group.leading for group in self.groups):
+        if self.fitness.no_room and any(group.leading for group in self.groups):
             waiting = sum(group.waiting_bytes() for group in self.groups)
             if waiting + size_bytes + 2 * ENTRY_BYTES > self.journal.room_bytes():
                 return DISK_FULL
@@ -441,44 +439,7 @@ class Serving:
 
     def stop(self) -> None:
         """Hand over what this node leads, finish what is under way, write a checkpoint, halt."""
-        self._stopping = True
-        self._stop_by_ns = self.now.monotonic_ns + 2 * self._config.election_max_ns
-        self.cluster.unfit = True
-        self._hand_over()
-
-    def _hand_over(self) -> bool:
-        """Let others lead what this node leads. True: it leads nothing."""
-        leads_nothing = True
-        for group in self.groups:
-            if group.raft.role is Role.LEADER:
-                leads_nothing = False
-                heir = self.moves.heir(
-                    self.now.monotonic_ns, group, lambda replica: self.cluster.may_lead(self.cluster.node_of(replica))
-                )
-                if heir:
-                    group.raft.transfer(self.now.monotonic_ns, heir)
-        return leads_nothing
-
-    def _mind_fitness(self) -> None:
-        """A node that can take nothing in, or cannot read what it has, lets others lead while that is so."""
-        full = self._upkeep.disk_full and not self.journal.next_segment_ready
-        self.cluster.unfit = full or self._stopping or bool(self._unreadable)
-        if not self.cluster.unfit or self.now.monotonic_ns < self._hand_over_ns:
-            return
-        self._hand_over_ns = self.now.monotonic_ns + self._config.election_min_ns
-        if self._hand_over() and self._unreadable and self._idle() and not self._upkeep.busy:
-            self.retired = self._unreadable
-
-    def _found_unreadable(self, why: str) -> None:
-        """Durable records cannot be read. Where there are others who have them, this node begins anew (rejoin.py)."""
-        if self._unreadable:
-            return
-        self._notice(f"the journal cannot be read: {why}")
-        if any(len(group.raft.conf.electorate()) > 1 for group in self.groups):
-            self._unreadable = why
-            self.mark_reached("found_unreadable")
-            self.cluster.mute = True
-            self._start_flow(self._upkeep.condemn(self.recovered))
+        self.fitness.stop(self.now.monotonic_ns)
 
     def _idle(self) -> bool:
         return self.journal.flying is None and self._held is None
@@ -486,22 +447,6 @@ class Serving:
     def files(self) -> list[str]:
         """What the directory holds."""
         return [identity.FILE, identity.FOUNDING_FILE, *self._upkeep.files()]
-
-    def _drain(self) -> None:
-        """Stopping: once nothing is under way (or nothing more can be had), write a last checkpoint, then halt cleanly."""
-        if not self._idle() or self._upkeep.checkpointing:
-            return
-        in_time = self.now.monotonic_ns < self._stop_by_ns
-        busy = any(g.has_work() or g.waits() or (g.raft.heir and g.raft.role is Role.LEADER) for g in self.groups)
-        if busy and in_time:
-            return
-        if (
-            self._upkeep.bytes_since_checkpoint() > 0
-            and not self._upkeep.disk_full
-            and self._upkeep.begin_checkpoint(self.now.monotonic_ns)
-        ):
-            return
-        self._halt(None)
 
     def _diverged(self, why: str) -> None:
         self.mark_reached("diverged")
