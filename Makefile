@@ -79,8 +79,11 @@ sim: build
 chaos: build
 	$(BIN)/python -m tests.chaos --seconds $(CHAOS_SECONDS) --seed $(CHAOS_SEED)
 
-bench: build
-	$(BIN)/unimeter bench
+# every question of bench/ in short, one table of targets, plots; some eight minutes. BENCH_ARGS="--only nodes --dir DIR"
+bench: build bench-tools
+	@$(BIN)/python -c 'import matplotlib, psycopg, redis' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[dev,bench]' \
+		|| echo "the bench extra cannot be installed here: no plots, no rivals"
+	$(BIN)/python -m bench $(BENCH_ARGS)
 
 bench-tools: build/bench/floor build/bench/kernel_steps build/bench/bench_apply
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.node_cluster import NodeCluster
+from tests.node_cluster import SMALL, NodeCluster
 from unimeter import Client, Period
 from unimeter.commands.bench_route import aimed, await_balance, partition_map
+from unimeter.commands.bench_run import QUICK, Bench
 from unimeter.commands.load import LoadError, Plan, run
 
 ACCOUNTS, METRICS, GROUPS = 40, 2, 4
@@ -71,6 +72,19 @@ def test_a_load_survives_its_leader(tmp_path: Path) -> None:
             assert report.stored + report.duplicates == report.sent_events > 0
             assert events_counted(cluster) == report.sent_events
             assert partition_map(cluster.client(1))
+
+
+def test_a_bench_of_three_nodes_measures_them_together(tmp_path: Path) -> None:
+    settings = replace(QUICK, seconds=0.2, warmup_s=0.05, accounts=50, nodes=3, only=("batch_async", "durable_write"))
+    results = Bench(settings, tmp_path, SMALL, lambda *_: None).run()
+    assert sum(results.led.values()) == 256
+    assert len(results.led) == 3
+    for phase in results.phases.values():
+        assert phase.events_per_s() > 0
+        assert phase.node_ns_per_event() > 0
+        assert phase.reports[0].refused == phase.reports[0].redirects == 0
+    raw = results.raw
+    assert raw.durable_ns(50, 3) == raw.write_p50_ns + 2 * raw.echo_p50_ns
 
 
 def test_what_is_not_a_cluster_is_not_routed(cluster: NodeCluster, tmp_path: Path) -> None:
