@@ -155,7 +155,8 @@ def show(question: Question, found: Figures) -> None:
     out.print(f"\n[bold]{question.asks}[/bold]")
     print_rows(question.rows(found["figures"]), out)
     out.print(
-        f"raw, same run: synced 4 KiB write {us(raw['write_p50_ns'])} (p99 {us(raw['write_p99_ns'])}), echo "
+        f"raw, same run: synced 4 KiB write {us(raw['write_p50_ns'])} (p99 {us(raw['write_p99_ns'])}, "
+        f"{raw['write_cpu_wait']:.0%} of it waiting for a CPU), echo "
         f"{us(raw['echo_p50_ns'])} (p99 {us(raw['echo_p99_ns'])}); {where['cpu']}, {where['cpus']} CPUs, load average "
         f"{where['load_average']:.1f} before, {found['load_average_after']:.1f} after; {found['took_s']} s",
         highlight=False,

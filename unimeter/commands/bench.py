@@ -24,7 +24,8 @@ from unimeter.config import FOUNDERS
 
 app = typer.Typer(help="Measure this node on this machine; `bench load` drives a node that already runs.")
 
-PLAIN_COLUMNS = 120
+PLAIN_COLUMNS = 140
+DISTURBED_CPU_WAIT = 0.2  # so much, and what is compared with the raw write means little
 INCLUDED = """\
 included: loopback TCP, parsing, checks, duplicate detection (every event has its own timestamp), journal,
           totals, replies; sync also waits until the events are on disk. ns/event: CPU time, all threads.
@@ -143,6 +144,8 @@ def show(results: Results) -> None:
                   us(busy.latency_ns(99, "query")), "", "")  # fmt: skip
     table.add_section()
     kind = "O_DIRECT" if raw.write_direct else "no O_DIRECT here"
+    if raw.write_cpu_wait > DISTURBED_CPU_WAIT:
+        kind += f", disturbed: {raw.write_cpu_wait:.0%} of it waited for a CPU"
     table.add_row(f"raw: 4 KiB synced write, {kind}", "", us(raw.write_p50_ns), us(raw.write_p99_ns), "", "")
     table.add_row("raw: round trip to a bare uvloop echo", "", us(raw.echo_p50_ns), us(raw.echo_p99_ns), "", "")
     write_p50, write_p99 = raw.durable_ns(50, settings.nodes), raw.durable_ns(99, settings.nodes)

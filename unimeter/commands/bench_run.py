@@ -96,6 +96,7 @@ class Raw:
     write_p50_ns: float = 0.0
     write_p99_ns: float = 0.0
     write_direct: bool = True
+    write_cpu_wait: float = 0.0  # part of the writes' time that was spent waiting for a CPU: 0 on a quiet machine
     echo_p50_ns: float = 0.0
     echo_p99_ns: float = 0.0
 
@@ -234,8 +235,9 @@ class Bench:
 
 
 def probe_disk(directory: Path, count: int) -> Raw:
-    raw = Raw()
+    raw, waited_ns = Raw(), cpu_wait_ns()
     raw.write_direct, times = probe_writes(directory / "probe", count)
+    raw.write_cpu_wait = round((cpu_wait_ns() - waited_ns) / max(1, sum(times)), 3)
     raw.write_p50_ns, raw.write_p99_ns = percentiles(times)
     return raw
 
@@ -261,6 +263,14 @@ def probe_writes(path: Path, count: int) -> tuple[bool, list[int]]:
     if code < 0:
         raise OSError(-code, os.strerror(-code), str(path))
     return code == 1, list(times)
+
+
+def cpu_wait_ns() -> int:
+    """How long this thread has been ready to run and did not, so far (Linux)."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1])
+    except OSError:
+        return 0
 
 
 def percentiles(times: list[int]) -> tuple[float, float]:
