@@ -31,6 +31,10 @@ def measure(settings: Settings, place: Path) -> Figures:
     if not path.exists():
         raise SystemExit(f"the simulator ended with exit code {done.returncode} and no result")
     fleet = json.loads(path.read_text())
+    if (failure := fleet["failure"]) is not None:  # the fleet stopped there, and what it cost until then says nothing
+        raise SystemExit(
+            f"seed {failure['seed']} of {failure['scenario']} breaks {failure['invariant']}: {failure['detail']}"
+        )
     return {
         "seeds": fleet["runs"],
         "exit_code": done.returncode,
