@@ -55,7 +55,6 @@ WANTED = (
     "unimeter/sim/*.py",
 )
 LEFT_OUT = {
-    "unimeter/kernels/native/state.py",  # mypyc cannot make an object without calling __init__
     # mypyc (2.4) hands a method of its own class what `*args` holds as if it were one argument, or nothing at all
     "unimeter/sim/admin.py",
     "unimeter/sim/auditor.py",

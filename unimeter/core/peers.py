@@ -47,6 +47,7 @@ class Peers:
         self._kernels = kernels
         self._addresses = {member.node_id: member.peer_address for member in config.members}
         self._given = dict(self._addresses)  # by the command line
+        self._rumoured: dict[int, str] = {}
         self._links: dict[int, Peer] = {}
         self._by_node: dict[int, Peer] = {}
         self._by_replica: dict[int, Peer] = {}
@@ -82,7 +83,11 @@ class Peers:
         """Nodes may have come, moved or gone."""
         self._next_ns = 0
         addresses = {node.node_id: node.peer_address for node in registry.nodes.values()}
-        self._addresses = {**self._given, **addresses, **self._given}
+        self._addresses = {**self._rumoured, **self._given, **addresses, **self._given}
+
+    def hear_of(self, registry: Registry) -> None:
+        """A registry that may or may not be in force: who is in it may be needed to find out. Before `learn_registry`."""
+        self._rumoured = {node.node_id: node.peer_address for node in registry.nodes.values()}
 
     # ---- links come and go ----
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from unimeter.config import KIB, NodeConfig
-from unimeter.core import identity
+from unimeter.core import figures, identity, registry
 from unimeter.core.bundles import Bundles
 from unimeter.core.callee import Callee
 from unimeter.core.calls import Calls, Done
@@ -23,7 +23,7 @@ from unimeter.core.cluster import Cluster
 from unimeter.core.coordinator import Coordinator
 from unimeter.core.divergence import Divergence
 from unimeter.core.door import Door
-from unimeter.core.entry import ENTRY_BYTES, hard_entry, padded_bytes
+from unimeter.core.entry import ENTRY_BYTES, hard_entry, head_of, padded_bytes
 from unimeter.core.fitness import Fitness
 from unimeter.core.flow import Flow
 from unimeter.core.flows import Flows
@@ -118,6 +118,7 @@ class Serving:
         self.journal.next_segment_ready = found.next_segment_ready
         self._log_marks = found.marks
         self.topology = Topology(config.node_id, len(self.groups), found.founding.registry())
+        self._hear_of_nodes()
         peers.learn_registry(self.topology.registry)
         self._upkeep = Upkeep(kernels, config, self.journal, self.groups, self._log_marks, found, flows, wake)
         self.reads = [Reads(group, kernels, config) for group in self.groups]
@@ -162,6 +163,17 @@ class Serving:
             replay.group.attach(raft)
             if raft.conf.electorate() == (raft.replica,):
                 raft.campaign(self.now.monotonic_ns)  # nobody else could be elected
+
+    def _hear_of_nodes(self) -> None:
+        """Entries whose fate is not known yet may speak of nodes that this one must reach to learn it: after a restart
+        the saved commit index may be older than they are."""
+        log = self.groups[0].raft.log
+        for index in range(log.last_index, self.groups[0].applied_index, -1):
+            entry = log.entry(index)
+            assert entry is not None, "entries that are not applied are in memory"
+            if head_of(entry.data).kind == layout.UM_ENTRY_CLUSTER:
+                self._peers.hear_of(registry.decode(bytes(entry.data[ENTRY_BYTES:])))
+                return
 
     def _connect(self) -> None:
         """Give the parts what they need of each other."""
@@ -467,30 +479,8 @@ class Serving:
 
     def counters(self) -> dict[str, int]:
         """Figures for operators, by name with the unit last."""
-        metas = [group.state.meta() for group in self.groups]
-        return {
-            "events_stored": sum(meta.stored for meta in metas),
-            "events_duplicate": sum(meta.duplicates for meta in metas),
-            "events_conflict": sum(meta.conflicts for meta in metas),
-            "events_refused": sum(meta.refused for meta in metas),
-            "alerts_fired": sum(meta.alert_next - 1 for meta in metas),
-            "fingerprint_rotations": sum(meta.fps_rotations for meta in metas),
-            "sessions_opened": sum(meta.sessions_opened for meta in metas),
-            "sessions_evicted": sum(meta.sessions_evicted for meta in metas),
-            "series": sum(group.state.region_counts()[layout.UM_R_SERIES] for group in self.groups),
-            "state_bytes": sum(group.state.memory_bytes() for group in self.groups),
-            "applied_index": sum(meta.applied_index for meta in metas),
-            "journal_records": self.journal.records_written,
-            "journal_bytes": self.journal.bytes_written,
-            "journal_segment": self.journal.position.segment,
-            "checkpoints": self._upkeep.checkpoints_written,
-            "disk_full": int(self._upkeep.disk_full),
-            "disk_full_events": self._upkeep.no_space_count,
-            "scans": sum(reads.scans_started for reads in self.reads),
-            "requests_redirected": self.door.redirected,
-            "requests_refused_busy": self.door.refused,
-            "bundles_forwarded": self.bundles.sent,
-            "log_fetches": self.replication.fetches,
-            "groups_led": sum(group.raft.role is Role.LEADER for group in self.groups),
-            "digests_compared": self.divergence.compared,
-        }
+        return figures.counters(self)
+
+    @property
+    def upkeep(self) -> Upkeep:
+        return self._upkeep

@@ -163,23 +163,18 @@ class NativeApplied:
 class NativeGroupState:
     """One group's replicated state (api.GroupState). `cdata` is the um_state."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._setup(_Memory(limits))
-        limits_c = ffi.new("um_limits *")
-        ffi.buffer(limits_c)[:] = encode_limits(limits)
-        lib.um_state_init(self.cdata, limits_c)
-
-    @classmethod
-    def _around(cls, memory: _Memory, state: Any) -> NativeGroupState:
-        """A state over memory that was filled from an image."""
-        made = cls.__new__(cls)
-        made._setup(memory, state)
-        return made
-
-    def _setup(self, memory: _Memory, state: Any = None) -> None:
+    def __init__(self, limits: Limits | None, memory: _Memory | None = None, state: Any = None) -> None:
+        """An empty state with these limits; or one over memory that was filled from an image, which has its own."""
+        if memory is None:
+            assert limits is not None
+            memory = _Memory(limits)
         self._memory = memory
         self.cdata: Any = ffi.new("um_state *") if state is None else state
-        memory.attach(self.cdata)
+        self._memory.attach(self.cdata)
+        if limits is not None:
+            limits_c = ffi.new("um_limits *")
+            ffi.buffer(limits_c)[:] = encode_limits(limits)
+            lib.um_state_init(self.cdata, limits_c)
         self._applied: Any = ffi.new("um_applied *")
         self._applied_view = memoryview(ffi.buffer(self._applied))
         self._room(64, 1024)
@@ -363,7 +358,7 @@ class NativeStateLoader:
         if self._memory is None or self._fed != self._image_bytes:
             raise ValueError("the checkpoint image ends early")
         lib.um_state_reindex(self._state)
-        return NativeGroupState._around(self._memory, self._state)
+        return NativeGroupState(None, self._memory, self._state)
 
 
 def period_bounds(period_type: int, billing_day: int, timestamp_ns: int) -> tuple[int, int]:
