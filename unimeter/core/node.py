@@ -284,6 +284,7 @@ class Node:
         link, frames = event.link, event.frames
         now_ns = self._now.monotonic_ns
         self._peers.heard(now_ns, link)
+        traffic = True  # and nothing else
         try:
             for at in range(len(frames)):
                 frame = frames[at]
@@ -294,6 +295,7 @@ class Node:
                 elif peer.node_id and self.serving is not None and peer.cluster_id == self.serving.cluster_id:
                     self.serving.cluster.frame(now_ns, peer, frame.type, payload)
                     if frame.type not in peer_wire.TRAFFIC:
+                        traffic = False
                         self.serving.look_round()
                 elif self.serving is not None:
                     raise BadFrame("it has not said hello as a member of this cluster")  # then it will, on a new link
@@ -304,10 +306,14 @@ class Node:
             if frames.error:
                 raise BadFrame("what it sends is not the protocol between nodes")
         except BadFrame as error:
+            traffic = False
             self._notice(f"hung up on a peer: {error}")
             if self._peers.holds(link):
                 self._peers.close(link)
-        self._wake()
+        if traffic and self.serving is not None:
+            self.serving.hurry()
+        else:
+            self._wake()
 
     def _greeted(self, link: int, body: dict[str, Any]) -> None:
         try:
@@ -344,15 +350,18 @@ class Node:
         if not self._links.listening(link):
             return
         self._counts["frames"] += len(event.frames)
-        if self.serving is not None and self.ready:
-            if not self.serving.door.arrived(self._now.wall_ns, event):
+        serving = self.serving
+        if serving is not None and self.ready:
+            if serving.door.arrived(self._now.wall_ns, event):
+                serving.hurry()
+            else:
                 self._hang_up(link)
-        else:
-            self._counts["requests_refused"] += len(event.frames)
-            door.refuse_all(self._kernels, self._links, event, door.STARTING)
-            if event.frames.error:
-                door.answer_broken(self._kernels, self._links, event)
-                self._hang_up(link)
+            return
+        self._counts["requests_refused"] += len(event.frames)
+        door.refuse_all(self._kernels, self._links, event, door.STARTING)
+        if event.frames.error:
+            door.answer_broken(self._kernels, self._links, event)
+            self._hang_up(link)
         self._wake()
 
     def _hang_up(self, link: int) -> None:

@@ -1,8 +1,9 @@
 """A node that serves: the parts put together, and the order in which they have their turn.
 
-    requests, peers' messages      change what is open, and what Raft wants
+    requests, peers' messages      change what is open, and what Raft wants; if the journal is free, a record begins at once
     end of the turn                 apply > seal > save (one journal record for all groups) > forward > reads > send
     the record is durable           Raft is told > the next record > apply > answers
+ (What waits meanwhile goes into the next record together: that, and no timer, makes records grow with the load.)
 
 Exactly one journal write is in flight. What a record may hold is bounded by half a segment; what does not fit is
 in the next one, beginning with another group, so that none starves.
@@ -120,7 +121,7 @@ class Serving:
         self.topology = Topology(config.node_id, len(self.groups), found.founding.registry())
         self._hear_of_nodes()
         peers.learn_registry(self.topology.registry)
-        self._upkeep = Upkeep(kernels, config, self.journal, self.groups, self._log_marks, found, flows, wake)
+        self.upkeep = Upkeep(kernels, config, self.journal, self.groups, self._log_marks, found, flows, wake)
         self.reads = [Reads(group, kernels, config) for group in self.groups]
         self.service = Service(self.groups, self.reads, self.topology, kernels, config)
         self._front_v1 = FrontV1(self.service)
@@ -136,7 +137,7 @@ class Serving:
         )  # fmt: skip
         self.moves = Moves(self.groups, 3 * config.heartbeat_ns)
         self.fitness = Fitness(
-            config, self.groups, self.cluster, self.moves, self._upkeep, self.journal, self._idle, halt
+            config, self.groups, self.cluster, self.moves, self.upkeep, self.journal, self._idle, halt
         )  # fmt: skip
         self.coordinator = Coordinator(config, self.groups[0], self.cluster, self._ask, notice)
         self._callee = Callee(
@@ -192,7 +193,7 @@ class Serving:
             group.on_special = self._special_applied
         self.fitness.notice = self._notice
         self.fitness.mark_reached = self.mark_reached
-        self.fitness.condemn = lambda: self._start_flow(self._upkeep.condemn(self.recovered))
+        self.fitness.condemn = lambda: self._start_flow(self.upkeep.condemn(self.recovered))
         self.catalogs.got = self._got_catalog
         self.divergence.halt = self._diverged
         self.divergence.notice = self._notice
@@ -229,8 +230,8 @@ class Serving:
         self._apply()
         stopping = self.fitness.stopping
         thorough = self.cluster.look(now_ns) or self._thorough or now_ns >= self._thorough_ns or stopping
-        if thorough or self._upkeep.due(now_ns):
-            self._upkeep.turn(now_ns)
+        if thorough or self.upkeep.due(now_ns):
+            self.upkeep.turn(now_ns)
             self._fitness_ns = self.fitness.turn(now_ns)
             if self.fitness.retired:
                 return NEVER_NS
@@ -250,6 +251,18 @@ class Serving:
         next_ns = min(bundles_ns, self._thorough_ns, self.replication.deadline_ns())
         return min(next_ns, self.fitness.drain(now_ns)) if stopping else next_ns
 
+    def hurry(self) -> None:
+        """Requests or messages have arrived: what can be done about them at once is not left to the end of the turn. A
+        request that is alone costs a step, and not a turn."""
+        self._apply()
+        if self.journal.flying is None:
+            self._flush()
+        self._answer_ordered()
+        self._serve_reads()
+        self.send()
+        if self._has_more_to_do():
+            self._wake()
+
     def _keep_house(self, now_ns: int) -> None:
         """Gossip, calls to other nodes, the catalog, the coordinator's work."""
         self._thorough = False  # what happens from here on is for the next turn
@@ -258,7 +271,7 @@ class Serving:
             self.calls.turn(now_ns),
             self.catalogs.turn(now_ns),
             self.coordinator.turn(now_ns),
-            self._upkeep.retry_ns,
+            self.upkeep.retry_ns,
             self._fitness_ns,
         )
 
@@ -319,7 +332,7 @@ class Serving:
                 return False  # goes on when the segment is there
             journal.roll()
             self.look_round()
-            self._upkeep.want_segment(self.now.monotonic_ns)
+            self.upkeep.want_segment(self.now.monotonic_ns)
         self._held = None
         write = journal.append(entries, stamp_ns)
         self.journal_op = self._out.write_journal(write.file, write.offset, write.data, self._held_bytes <= LONE_BYTES)
@@ -381,9 +394,9 @@ class Serving:
             self._wake()
 
     def _has_more_to_do(self) -> bool:
-        """After a record, with the journal free: is there anything that only a turn does?"""
+        """Is there anything left that only a turn does?"""
         now_ns = self.now.monotonic_ns
-        if self.cluster.look(now_ns) or self._upkeep.due(now_ns):
+        if self.cluster.look(now_ns) or self.upkeep.due(now_ns):
             return True
         if self._thorough or self.fitness.stopping or self.replication.waits or self._links.leaving:
             return True
@@ -458,11 +471,11 @@ class Serving:
 
     def files(self) -> list[str]:
         """What the directory holds."""
-        return [identity.FILE, identity.FOUNDING_FILE, *self._upkeep.files()]
+        return [identity.FILE, identity.FOUNDING_FILE, *self.upkeep.files()]
 
     def _diverged(self, why: str) -> None:
         self.mark_reached("diverged")
-        self._flows.start(self._upkeep.condemn(self.recovered), lambda _: self._halt(why), lambda: self._halt(why))
+        self._flows.start(self.upkeep.condemn(self.recovered), lambda _: self._halt(why), lambda: self._halt(why))
 
     # ---- figures ----
 
@@ -480,7 +493,3 @@ class Serving:
     def counters(self) -> dict[str, int]:
         """Figures for operators, by name with the unit last."""
         return figures.counters(self)
-
-    @property
-    def upkeep(self) -> Upkeep:
-        return self._upkeep

@@ -23,8 +23,14 @@ def lead(state: RaftState, now_ns: int) -> None:
     state.abdicate()
     state.role = Role.LEADER
     state.leader = state.replica
-    state.heartbeat_at_ns = now_ns + state.settings.heartbeat_ns
+    state.heartbeat_at_ns = next_heartbeat_ns(state, now_ns)
     meet_members(state, now_ns)
+
+
+def next_heartbeat_ns(state: RaftState, now_ns: int) -> int:
+    """At whole multiples of the interval, so that all groups that a node leads have theirs in one turn."""
+    interval_ns = state.settings.heartbeat_ns
+    return (now_ns // interval_ns + 1) * interval_ns
 
 
 def meet_members(state: RaftState, now_ns: int) -> None:
@@ -114,7 +120,7 @@ def tick(state: RaftState, now_ns: int) -> None:
     if state.mute or not alive:
         state.follow(now_ns, state.term, 0)
         return
-    state.heartbeat_at_ns = now_ns + state.settings.heartbeat_ns
+    state.heartbeat_at_ns = next_heartbeat_ns(state, now_ns)
     heartbeat(state)
 
 
