@@ -21,11 +21,10 @@ BLOCK_BYTES = 4096  # unit of every disk offset and length (O_DIRECT)
 PARTITIONS = 256
 GROUPS_MAX = 64
 ADDRESS_BYTES_MAX = 23  # of an ip:port, as the v1 partition map carries it
-GROUPS_DEFAULT = 8  # of a new cluster with several nodes; a cluster of one has 1
+GROUPS_DEFAULT = 6  # of a new cluster with several nodes (two to lead for each of three); a cluster of one has 1
 FOUNDERS = (1, 3, 5)  # how many nodes a cluster can start with; more can be added later
 MEMORY_BYTES_MIN = 64 * MIB
 MEMORY_BYTES_DEFAULT = 4 * GIB
-GROUPS_DEFAULT = 8  # of a new cluster of several nodes
 DEFAULT_PORT = 7001
 DEFAULT_ADMIN_PORT = 9090
 

@@ -33,6 +33,7 @@ from unimeter.kernels.api import Applied, Bytes, GroupState, Intake, Kernels, Li
 
 Outcome = tuple[Metric, bool] | Refused | None
 DIGESTS_KEPT = 512  # of the newest applied entries, to be compared with other replicas
+UNCOMMITTED_MAX = 2  # entries of events that are on their way to a majority: one being written there, one on the wire
 CONTROL_WAITING_MAX = 1024  # entries of their own that wait to be sealed
 
 LEADER_CHANGED = Refused(
@@ -173,6 +174,15 @@ class Group:
     def has_work(self) -> bool:
         return self.open.batch_count > 0 or bool(self.pending_control)
 
+    def may_seal(self) -> bool:
+        """Leader: is there something that should get its place in the log now? Events wait while the followers have enough
+        to do: then they go together, and an entry costs every replica the same, however many events it holds."""
+        if self.pending_control or self.raft.needs_noop:
+            return True
+        if not self.open.batch_count:
+            return False
+        return self.raft.log.last_index - self.raft.commit < UNCOMMITTED_MAX or not self._replicated
+
     def waits(self) -> bool:
         """Does anybody wait for an entry that is not applied yet?"""
         return bool(self._sealed)
@@ -193,6 +203,7 @@ class Group:
         """While the journal is busy: is there something async to be ordered, within the bounds of what may wait?"""
         return (
             self.open.immediate_count > 0
+            and self.may_seal()
             and self._unsaved < self.config.entries_waiting_max
             and self.waiting_bytes() <= self.config.entry_bytes_max // 2
         )

@@ -349,7 +349,7 @@ class Serving:
                 self._first = group.number
                 break
             raft = group.raft
-            if raft.accepting and (group.has_work() or raft.needs_noop):
+            if raft.accepting and group.may_seal():
                 group.seal(self.now.monotonic_ns, self.now.wall_ns)
             save = raft.take_save(room)
             if save is None:
@@ -400,7 +400,11 @@ class Serving:
             return True
         if self._thorough or self.fitness.stopping or self.replication.waits or self._links.leaving:
             return True
-        return any(group.has_work() or group.has_ordered() for group in self.groups)
+        return any(group.has_ordered() or self._has_more_in(group) for group in self.groups)
+
+    @staticmethod
+    def _has_more_in(group: Group) -> bool:
+        return group.may_seal() if group.raft.accepting else group.has_work()
 
     def _apply(self) -> None:
         for group in self.groups:
