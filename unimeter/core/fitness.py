@@ -17,11 +17,12 @@ from unimeter.core.group import Group
 from unimeter.core.journal import Journal
 from unimeter.core.moves import Moves
 from unimeter.core.raft import Role
+from unimeter.core.records import Records
 from unimeter.core.upkeep import NEVER_NS, Upkeep
 
 
 class Fitness:
-    """`idle`: is no record under way, and none held? `condemn`: a flow that marks the directory as not to be believed.
+    """`condemn`: a flow that marks the directory as not to be believed.
     `halt(None)` ends the process cleanly. `retired`: nothing is under way, nothing led; the node may end, for that reason."""
 
     def __init__(
@@ -32,7 +33,7 @@ class Fitness:
         moves: Moves,
         upkeep: Upkeep,
         journal: Journal,
-        idle: Callable[[], bool],
+        records: Records,
         halt: Callable[[str | None], None],
     ) -> None:
         self._config = config
@@ -41,7 +42,7 @@ class Fitness:
         self._moves = moves
         self._upkeep = upkeep
         self._journal = journal
-        self._idle = idle
+        self._records = records
         self._halt = halt
         self.stopping = False
         self._stop_by_ns = NEVER_NS
@@ -65,7 +66,7 @@ class Fitness:
             return NEVER_NS
         if now_ns >= self._again_ns:
             self._again_ns = now_ns + self._config.election_min_ns
-            if self._hand_over(now_ns) and self._unreadable and self._idle() and not self._upkeep.busy:
+            if self._hand_over(now_ns) and self._unreadable and self._records.idle and not self._upkeep.busy:
                 self.retired = self._unreadable
         return self._again_ns
 
@@ -110,7 +111,7 @@ class Fitness:
         Returns when to come again."""
         in_time = now_ns < self._stop_by_ns
         next_ns = self._stop_by_ns if in_time else NEVER_NS  # afterwards only the disk is waited for
-        if not self._idle() or self._upkeep.checkpointing:
+        if not self._records.idle or self._upkeep.checkpointing:
             return next_ns
         busy = any(g.has_work() or g.waits() or (g.raft.heir and g.raft.role is Role.LEADER) for g in self._groups)
         if busy and in_time:

@@ -121,6 +121,7 @@ class Group:
         self._sealed: dict[int, Sealed] = {}  # by index
         self._unsaved_bytes = 0  # sealed and not yet given to the journal
         self._unsaved = 0
+        self.hasty = False  # the newest entry holds requests that are answered before it is durable
         self._ordered: list[Reply] = []  # answers to async requests that were sealed
         self._places: dict[int, Place] = {}  # of durable entries that are not applied yet
         self._dirty: dict[tuple[int, int], None] = {}  # records that hold an entry which was superseded
@@ -231,8 +232,9 @@ class Group:
                 raft.term, stamp_ns, intake, None, view[ENTRY_BYTES:], intake.batch_count, rows, self.open_bundles
             )  # fmt: skip
             self.open, self.open_bundles = self._fresh_intake(), []
-            self._ordered += intake.immediate()
-            if self._ordered:
+            self.hasty = intake.immediate_count > 0
+            if self.hasty:
+                self._ordered += intake.immediate()
                 self.answered_index = index
         if entries:
             self._unsaved += len(entries)

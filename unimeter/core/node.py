@@ -108,7 +108,7 @@ class Node:
         elif isinstance(event, TimePassed):
             self._turn_pending = False
             self._end_turn()
-        elif isinstance(event, WriteDone) and serving is not None and event.op == serving.journal_op:
+        elif isinstance(event, WriteDone) and serving is not None and event.op == serving.records.op:
             self._journal_written(serving, event.error)
         else:
             self._seldom(now, event)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from unimeter.config import KIB, NodeConfig
+from unimeter.config import NodeConfig
 from unimeter.core import figures, identity, registry
 from unimeter.core.bundles import Bundles
 from unimeter.core.callee import Callee
@@ -24,7 +24,7 @@ from unimeter.core.cluster import Cluster
 from unimeter.core.coordinator import Coordinator
 from unimeter.core.divergence import Divergence
 from unimeter.core.door import Door
-from unimeter.core.entry import ENTRY_BYTES, hard_entry, head_of, padded_bytes
+from unimeter.core.entry import ENTRY_BYTES, head_of
 from unimeter.core.fitness import Fitness
 from unimeter.core.flow import Flow
 from unimeter.core.flows import Flows
@@ -40,7 +40,7 @@ from unimeter.core.peers import Peers
 from unimeter.core.prng import Prng
 from unimeter.core.queries import Reads
 from unimeter.core.raft import Raft, Role, Settings
-from unimeter.core.raft.messages import Save
+from unimeter.core.records import Records
 from unimeter.core.recovery import Recovered
 from unimeter.core.refusal import Refused
 from unimeter.core.replication import Replication
@@ -48,25 +48,13 @@ from unimeter.core.service import Service, Status
 from unimeter.core.topology import Topology
 from unimeter.core.upkeep import NEVER_NS, Upkeep
 from unimeter.kernels import layout
-from unimeter.kernels.api import Bytes, Kernels, Limits
+from unimeter.kernels.api import Kernels, Limits
 
 STOPPING = Refused("overloaded", "the node is stopping", "try again when it is back")
 LEAVING = Refused("no_leader", "the node is stopping", "ask another node of the cluster")
 DISK_FULL = Refused(
     "disk_full", "the node's disk is full", "free space on the data directory's disk; it goes on by itself"
 )
-LONE_BYTES = 1 * KIB  # a record of no more holds a handful of requests at most: it is not worth waking a thread for
-RECORD_SLACK_BYTES = 64 * KIB  # headers and hard states of a record
-
-
-class Saving:
-    """What one group has in a record."""
-
-    __slots__ = ("group", "save")
-
-    def __init__(self, group: Group, save: Save) -> None:
-        self.group = group
-        self.save = save
 
 
 class Serving:
@@ -91,7 +79,6 @@ class Serving:
         self.recovered = found
         self.groups = found.groups
         self.cluster_id = found.founding.cluster_id
-        self.journal_op = 0
         self.marks = marks
         self._kernels = kernels
         self._config = config
@@ -104,11 +91,6 @@ class Serving:
         self._halt = halt
         self._notice = notice
         self._started_ns = now.monotonic_ns
-        self._first = 0  # the group whose turn it is to be first in a record
-        self._saving: list[Saving] = []  # what the record in flight, or held, consists of
-        self._held: tuple[list[Bytes], int] | None = None  # entries of a record that waits for the next segment, stamp
-        self._held_bytes = 0
-        self._record_bytes_max = config.segment_bytes // 2 - min(RECORD_SLACK_BYTES, config.segment_bytes // 8)
         self._thorough = True  # more than requests and records has happened: the next turn looks at everything
         self._fitness_ns = NEVER_NS
         self._thorough_ns = 0  # when a turn looks at everything at the latest
@@ -122,6 +104,7 @@ class Serving:
         self._hear_of_nodes()
         peers.learn_registry(self.topology.registry)
         self.upkeep = Upkeep(kernels, config, self.journal, self.groups, self._log_marks, found, flows, wake)
+        self.records = Records(kernels, config, self.groups, self.journal, self._log_marks, out)
         self.reads = [Reads(group, kernels, config) for group in self.groups]
         self.service = Service(self.groups, self.reads, self.topology, kernels, config)
         self._front_v1 = FrontV1(self.service)
@@ -137,7 +120,7 @@ class Serving:
         )  # fmt: skip
         self.moves = Moves(self.groups, 3 * config.heartbeat_ns)
         self.fitness = Fitness(
-            config, self.groups, self.cluster, self.moves, self.upkeep, self.journal, self._idle, halt
+            config, self.groups, self.cluster, self.moves, self.upkeep, self.journal, self.records, halt
         )  # fmt: skip
         self.coordinator = Coordinator(config, self.groups[0], self.cluster, self._ask, notice)
         self._callee = Callee(
@@ -191,6 +174,7 @@ class Serving:
             reads.unreadable = self.fitness.found_unreadable
         for group in self.groups:
             group.on_special = self._special_applied
+        self.records.rolled = self._rolled
         self.fitness.notice = self._notice
         self.fitness.mark_reached = self.mark_reached
         self.fitness.condemn = lambda: self._start_flow(self.upkeep.condemn(self.recovered))
@@ -198,6 +182,10 @@ class Serving:
         self.divergence.halt = self._diverged
         self.divergence.notice = self._notice
         self.cluster.notice = self._notice
+
+    def _rolled(self) -> None:
+        self.look_round()
+        self.upkeep.want_segment(self.now.monotonic_ns)
 
     def _special_applied(self) -> None:
         """Something of the catalog, the cluster or the limits has changed."""
@@ -319,71 +307,11 @@ class Serving:
                 group.seal(self.now.monotonic_ns, self.now.wall_ns)
 
     def _flush(self) -> bool:
-        """Write the next record if there is something to write and the journal is free."""
-        journal = self.journal
-        if journal.flying is not None:
-            return False
-        if self._held is None and not self._gather():
-            return False
-        assert self._held is not None
-        entries, stamp_ns = self._held
-        if not journal.fits(self._held_bytes):
-            if not journal.next_segment_ready:
-                return False  # goes on when the segment is there
-            journal.roll()
-            self.look_round()
-            self.upkeep.want_segment(self.now.monotonic_ns)
-        self._held = None
-        write = journal.append(entries, stamp_ns)
-        self.journal_op = self._out.write_journal(write.file, write.offset, write.data, self._held_bytes <= LONE_BYTES)
-        return True
-
-    def _gather(self) -> bool:
-        """Seal what waits, and take from every group what it has to save. False: there is nothing."""
-        most = room = self._record_bytes_max
-        entries: list[Bytes] = []
-        count = len(self.groups)
-        for turn in range(count):
-            group = self.groups[(self._first + turn) % count]
-            if room <= 0:
-                self._first = group.number
-                break
-            raft = group.raft
-            if raft.accepting and group.may_seal():
-                group.seal(self.now.monotonic_ns, self.now.wall_ns)
-            save = raft.take_save(room)
-            if save is None:
-                continue
-            group.saved()
-            self._saving.append(Saving(group, save))
-            for entry in save.entries:
-                room -= padded_bytes(entry.data)
-                entries.append(entry.data)
-            if save.hard is not None:
-                hard = hard_entry(self._kernels, group.number, save.hard)
-                room -= padded_bytes(hard)
-                entries.append(hard)
-        if not self._saving:
-            return False
-        self._held, self._held_bytes = (entries, max(1, self.now.wall_ns)), most - room
-        return True
+        return self.records.flush(self.now)
 
     def written(self) -> None:
         """The record in flight is durable."""
-        self.journal_op = 0
-        began = self.journal.written()
-        length = self.journal.position.offset - began.offset
-        saving, self._saving = self._saving, []
-        ends: list[tuple[int, int]] = []
-        for item in saving:
-            entries = item.save.entries
-            if entries:
-                ends.append((item.group.number, entries[-1].index))
-                for entry in entries:
-                    item.group.placed(entry.index, began, length)
-        self._log_marks.record(began, ends)
-        for item in saving:
-            item.group.raft.persisted(self.now.monotonic_ns, item.save.token)
+        self.records.written(self.now.monotonic_ns)
         self.send()
         if self._flush():
             self._wake()  # the disk works again: apply in its shadow, at the end of the turn
@@ -469,9 +397,6 @@ class Serving:
     def stop(self) -> None:
         """Hand over what this node leads, finish what is under way, write a checkpoint, halt."""
         self.fitness.stop(self.now.monotonic_ns)
-
-    def _idle(self) -> bool:
-        return self.journal.flying is None and self._held is None
 
     def files(self) -> list[str]:
         """What the directory holds."""

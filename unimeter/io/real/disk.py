@@ -47,7 +47,7 @@ NOT_OURS = frozenset({LOCK_NAME, "lost+found"})  # names at the top of a data di
 DRAIN_MAX = 64  # completions taken in one call
 WRITE_SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
-LONE_SLOW_SECONDS = 0.002  # a lone write that takes longer ...
+LONE_SLOW_SECONDS = 0.001  # a lone write that takes longer ...
 LONE_PAUSE_WRITES = 1000  # ... leaves so many journal writes to the lane
 
 _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
