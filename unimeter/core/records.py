@@ -56,6 +56,7 @@ class Records:
         self._held: list[Bytes] | None = None  # entries of a record that waits for the next segment
         self._held_bytes = 0
         self._stamp_ns = 0
+        self.lone = False  # the newest record is short, and there is nobody that could be served while it is written
         self.op = 0  # the disk operation that writes the record in flight
         self.rolled: Callable[[], None] = lambda: None  # the last segment that was ready is in use
 
@@ -79,11 +80,11 @@ class Records:
             self.rolled()
         write = journal.append(self._held, self._stamp_ns)
         self._held = None
-        self.op = self._out.write_journal(write.file, write.offset, write.data, self._is_lone())
+        self.lone = self._is_lone()
+        self.op = self._out.write_journal(write.file, write.offset, write.data, self.lone)
         return True
 
     def _is_lone(self) -> bool:
-        """Is the record short, and is there nobody that could be served while it is written?"""
         return self._held_bytes <= LONE_BYTES and not any(item.group.hasty for item in self._saving)
 
     def _gather(self, now: Now) -> bool:

@@ -1,12 +1,9 @@
 """A node that serves: the parts put together, and the order in which they have their turn.
 
-    requests, peers' messages      change what is open, and what Raft wants; if the journal is free, a record begins at once
-    end of the turn                 apply > seal > save (one journal record for all groups) > forward > reads > send
-    the record is durable           Raft is told > the next record > apply > answers
- (What waits meanwhile goes into the next record together: that, and no timer, makes records grow with the load.)
-
-Exactly one journal write is in flight. What a record may hold is bounded by half a segment; what does not fit is
-in the next one, beginning with another group, so that none starves.
+   requests, peers' messages      change what is open, and what Raft wants; if the journal is free, a record begins at once
+   end of the turn                 apply > seal > save (one journal record for all groups) > forward > reads > send
+   the record is durable           Raft is told > the next record > apply > answers
+(What waits meanwhile goes into the next record together: that, and no timer, makes records grow with the load.)
 """
 
 from __future__ import annotations
@@ -242,13 +239,13 @@ class Serving:
     def hurry(self) -> None:
         """Requests or messages have arrived: what can be done about them at once is not left to the end of the turn. A
         request that is alone costs a step, and not a turn."""
-        self._apply()
-        if self.journal.flying is None:
-            self._flush()
+        shadow = self._flush() and not self.records.lone
+        if not shadow:  # else apply while the disk works, which it does once this step is over
+            self._apply()
+            self._serve_reads()
         self._answer_ordered()
-        self._serve_reads()
         self.send()
-        if self._has_more_to_do():
+        if shadow or self._has_more_to_do():
             self._wake()
 
     def _keep_house(self, now_ns: int) -> None:
