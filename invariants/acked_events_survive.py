@@ -7,11 +7,16 @@ the record is durable. So an async batch may be missing if a process died around
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from unimeter.sim.events import Ident
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
 from unimeter.sim.requests import ACKED, Ingest
 from unimeter.sim.world import SECOND
+
+if TYPE_CHECKING:
+    from unimeter.sim.runner import Run
 
 UNDER_WAY_NS = SECOND  # longer than any journal write of the simulator takes
 
@@ -22,10 +27,9 @@ class Check(Invariant):
     )
     canary = "acknowledges_before_durable"
 
-    _deaths: list[int]
-
-    def booted(self, host: Host) -> None:
-        self._deaths = getattr(self, "_deaths", [])
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self._deaths: list[int] = []  # of any process: when
 
     def died(self, host: Host, how: str) -> None:
         self._deaths.append(self.run.world.now_ns)

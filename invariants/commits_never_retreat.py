@@ -3,8 +3,9 @@ whatever it once knew to be committed and had on its disk."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from unimeter.core.raft.raft import Raft
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
 
@@ -21,7 +22,7 @@ class Check(Invariant):
         self._commit: dict[tuple[int, int], int] = {}  # (replica, group), of the present process
         self._reach: dict[tuple[int, int], tuple[int, int]] = {}  # (replica, group) -> index and term
 
-    def moved(self, host: Host, group: int, raft: Any, fresh: bool) -> None:
+    def moved(self, host: Host, group: int, raft: Raft, fresh: bool) -> None:
         key, log = (raft.replica, group), raft.log
         if fresh:
             index, term = self._reach.get(key, (0, 0))

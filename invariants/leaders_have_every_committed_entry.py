@@ -3,8 +3,9 @@ later term. By log matching it is enough to look at the newest entry that was co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from unimeter.core.raft.raft import Raft
 from unimeter.sim.cluster import is_leader
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
@@ -28,7 +29,7 @@ class Check(Invariant):
         ] = {}  # (host, incarnation, group) -> commit index, as last looked at
         self._elected: dict[tuple[int, int], None] = {}  # (group, term) that were looked at
 
-    def moved(self, host: Host, group: int, raft: Any, fresh: bool) -> None:
+    def moved(self, host: Host, group: int, raft: Raft, fresh: bool) -> None:
         committed, newest = self._committed.setdefault(group, {}), self._newest.get(group, 0)
         if is_leader(raft) and (group, raft.term) not in self._elected:
             self._elected[group, raft.term] = None

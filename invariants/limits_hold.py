@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from unimeter.core.effects import Effect
+from unimeter.core.group import Group
 from unimeter.core.inputs import FramesArrived, Input
 from unimeter.kernels.api import GroupState
 from unimeter.sim.host import Host
@@ -33,7 +34,8 @@ class Check(Invariant):
         self._steps += 1
         if isinstance(event, FramesArrived):  # nothing else makes an entry grow
             most = host.setup.config.entry_bytes_max
-            for group in host.node.groups:
+            groups: list[Group] = host.node.groups
+            for group in groups:
                 if group.open.used_bytes > most:
                     self.fail(f"the open entry has {group.open.used_bytes} bytes, entry_bytes_max is {most}")
         if self._steps % EVERY_STEPS == 0:
@@ -52,7 +54,8 @@ class Check(Invariant):
 
     def _table(self, state: GroupState) -> None:
         limits = self.run.scenario.limits
-        self.check(state.limits() == limits, f"the state's limits are {state.limits()}")
+        if not self.holds(state.limits() == limits):
+            self.fail(f"the state's limits are {state.limits()}")
         for name, used, most in zip(REGIONS, state.region_counts(), limits.records_max, strict=True):
             if used * 10 > most * 8 and most > 1:
                 self.run.tables_filled = True

@@ -3,9 +3,11 @@ over all restarts; and the entry before it is the same in all of them, too."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zlib import crc32
 
+from unimeter.core.raft.messages import Entry
+from unimeter.core.raft.raft import Raft
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
 
@@ -22,7 +24,7 @@ class Check(Invariant):
         self._entries: dict[tuple[int, int, int], tuple[int, int]] = {}  # (group, index, term) -> crc, term before
         self._seen: dict[tuple[str, int], dict[int, int]] = {}  # (host, group) -> index -> term, as last looked at
 
-    def moved(self, host: Host, group: int, raft: Any, fresh: bool) -> None:
+    def moved(self, host: Host, group: int, raft: Raft, fresh: bool) -> None:
         log, key = raft.log, (host.name, group)
         if fresh:
             self._seen[key] = {}
@@ -35,7 +37,7 @@ class Check(Invariant):
             self._look(host, group, entry, log.term(index - 1))
             index -= 1
 
-    def _look(self, host: Host, group: int, entry: Any, before: int) -> None:
+    def _look(self, host: Host, group: int, entry: Entry, before: int) -> None:
         found = (crc32(entry.data), before)
         known = self._entries.setdefault((group, entry.index, entry.term), found)
         if not self.holds(known == found):

@@ -3,8 +3,9 @@ quorum of the configuration that it then has."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from unimeter.core.raft.raft import Raft
 from unimeter.sim.cluster import is_leader
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
@@ -21,7 +22,7 @@ class Check(Invariant):
         super().__init__(run)
         self._leaders: dict[tuple[int, int], int] = {}  # (group, term) -> replica
 
-    def moved(self, host: Host, group: int, raft: Any, fresh: bool) -> None:
+    def moved(self, host: Host, group: int, raft: Raft, fresh: bool) -> None:
         if is_leader(raft):
             known = self._leaders.setdefault((group, raft.term), raft.replica)
             if not self.holds(known == raft.replica):

@@ -3,12 +3,14 @@ it there. Otherwise a power cut would make a replica vote twice in one term, or 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unimeter.core import peer_wire
 from unimeter.core.effects import Effect, Send, Write
+from unimeter.core.group import Group
 from unimeter.core.inputs import Input, WriteDone
 from unimeter.core.raft.messages import Kind
+from unimeter.core.raft.raft import Raft
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
 from unimeter.sim.raft_facts import Promise, promises
@@ -32,7 +34,7 @@ class Check(Invariant):
         self._voted: dict[tuple[int, int], tuple[int, int]] = {}  # (replica, group) -> term, candidate
         self._acknowledged: dict[tuple[int, int], tuple[int, int]] = {}  # (replica, group) -> term, index
 
-    def moved(self, host: Host, group: int, raft: Any, fresh: bool) -> None:
+    def moved(self, host: Host, group: int, raft: Raft, fresh: bool) -> None:
         if not fresh:
             return
         hard, last = raft.stable.hard, raft.stable.index
@@ -66,7 +68,8 @@ class Check(Invariant):
                     for promise in promises(data):
                         self._promised(host, promise)
             elif isinstance(effect, Write) and not effect.bulk:
-                rafts = [group.raft for group in host.node.groups]
+                groups: list[Group] = host.node.groups
+                rafts = [group.raft for group in groups]
                 self._flying[host.name] = (effect.op, [(raft.term, raft.vote, raft.log.last_index) for raft in rafts])
 
     def _promised(self, host: Host, promise: Promise) -> None:
@@ -81,9 +84,9 @@ class Check(Invariant):
                 self._acknowledged[promise.sender, promise.group] = (promise.term, promise.last)
             return
         candidate = promise.sender if promise.kind == Kind.VOTE else promise.to
-        self.check(
-            term > promise.term or (term == promise.term and vote == candidate),
-            f"group {promise.group}: {host.name} votes for {candidate:016x} in term {promise.term}; its disk has at most term "
-            f"{term} and a vote for {vote:016x}",
-        )
+        if not self.holds(term > promise.term or (term == promise.term and vote == candidate)):
+            self.fail(
+                f"group {promise.group}: {host.name} votes for {candidate:016x} in term {promise.term}; its disk has at most "
+                f"term {term} and a vote for {vote:016x}"
+            )
         self._voted[promise.sender, promise.group] = (promise.term, candidate)

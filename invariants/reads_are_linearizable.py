@@ -4,8 +4,9 @@ not answer from its past."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from unimeter.core.raft.raft import Raft
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
 from unimeter.sim.requests import ACKED, Query, Request
@@ -25,7 +26,7 @@ class Check(Invariant):
         self._committed: dict[int, int] = {}  # group -> greatest index that some node knows to be committed
         self._floors: dict[int, int] = {}  # query -> what that was when it was sent first
 
-    def moved(self, host: Host, group: int, raft: Any, fresh: bool) -> None:
+    def moved(self, host: Host, group: int, raft: Raft, fresh: bool) -> None:
         if raft.commit > self._committed.get(group, 0):
             self._committed[group] = raft.commit
 

@@ -3,8 +3,9 @@ nor leads nor acknowledges under its old name. What it promised may be in what i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from unimeter.core.raft.raft import Raft
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Invariant
 
@@ -26,7 +27,7 @@ class Check(Invariant):
     def booted(self, host: Host) -> None:
         self._damaged_at_boot[host.name] = bool(host.disk.image.tainted())
 
-    def moved(self, host: Host, group: int, raft: Any, fresh: bool) -> None:
+    def moved(self, host: Host, group: int, raft: Raft, fresh: bool) -> None:
         key = (raft.replica, group)
         if fresh and self._damaged_at_boot.get(host.name) and not raft.mute:
             index, term = self._had.get(key, (0, 0))

@@ -25,7 +25,8 @@ from unimeter.sim.runner import run_seed
 from unimeter.sim.scenario import load_all
 print(compiled.status().partition(":")[0])
 for name, scenario in sorted(load_all().items())[:: int(sys.argv[1])]:
-    print(name, run_seed(scenario, 1000, kernels.load()).digest)
+    result = run_seed(scenario, 1000, kernels.load())
+    print(name, result.digest, result.failure, sorted(result.marks.items()), sorted(result.evaluated.items()))
 """
 
 
@@ -53,7 +54,7 @@ def built() -> None:
 
 @pytest.mark.usefixtures("built")
 @pytest.mark.parametrize(("kernels", "every"), [("native", "1"), ("reference", "3")])
-def test_compiled_and_interpreted_give_the_same_traces(kernels: str, every: str) -> None:
+def test_compiled_and_interpreted_give_the_same_traces_and_look_as_often(kernels: str, every: str) -> None:
     fast = python(DIGESTS, every, UNIMETER_KERNELS=kernels)
     plain = python(DIGESTS, every, UNIMETER_KERNELS=kernels, UNIMETER_INTERPRETED="1")
     assert (fast[0], plain[0]) == (compiled.COMPILED, "interpreted")
@@ -159,7 +160,7 @@ def test_no_interpreted_class_inherits_from_a_compiled_one() -> None:
         for node in ast.parse((ROOT / name).read_bytes()).body
         if isinstance(node, ast.ClassDef) and OPEN_BASES.isdisjoint(ast.unparse(base) for base in node.bases)
     }
-    for path in [*(ROOT / "unimeter").rglob("*.py"), *(ROOT / "invariants").glob("*.py")]:
+    for path in [*(ROOT / "unimeter").rglob("*.py"), *(ROOT / "unimeter" / "invariants").glob("*.py")]:
         if str(path.relative_to(ROOT)) in names:
             continue
         imported: dict[str, tuple[str, str]] = {}

@@ -17,7 +17,8 @@ from unimeter.sim import shrink as shrinking
 from unimeter.sim.canary_registry import CANARIES
 from unimeter.sim.fleet import FleetResult, jobs, run_fleet
 from unimeter.sim.report import print_failure, print_fleet, print_lists
-from unimeter.sim.runner import RunResult, run_seed
+from unimeter.sim.result import RunResult
+from unimeter.sim.runner import run_seed
 from unimeter.sim.scenario import BadScenario, Scenario, load_all
 
 app = typer.Typer(help="Run the simulator: the real node in a hostile, reproducible world.")

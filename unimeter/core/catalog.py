@@ -12,7 +12,7 @@ when it is the next one, else not at all.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgpack
@@ -37,6 +37,10 @@ class Threshold:
     value: int
     recurring: bool = False
 
+    def fields(self) -> dict[str, Any]:
+        """What dataclasses.asdict makes of it, in the same order, without its copies."""
+        return {"name": self.name, "value": self.value, "recurring": self.recurring}
+
 
 @dataclass(frozen=True)
 class Definition:
@@ -51,6 +55,20 @@ class Definition:
     billing_day: int = 1
     field: str = ""
     hints: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def fields(self) -> dict[str, Any]:
+        """What dataclasses.asdict makes of it, in the same order, without its copies."""
+        return {
+            "code": self.code,
+            "aggregation": self.aggregation,
+            "recurring": self.recurring,
+            "dimensions": self.dimensions,
+            "thresholds": tuple(threshold.fields() for threshold in self.thresholds),
+            "period": self.period,
+            "billing_day": self.billing_day,
+            "field": self.field,
+            "hints": self.hints,
+        }
 
     def validate(self) -> None:
         """Raises Refused(bad_request) with the rule that is broken."""
@@ -126,13 +144,19 @@ class Catalog:
     compiled: KernelCatalog = field(init=False)
     changes: list[bytes] = field(default_factory=list)  # bodies of the entries that changed something, oldest first
     _by_code: dict[str, Metric] = field(default_factory=dict)
+    _packed: list[tuple[Metric, bytes]] = field(default_factory=list)  # as they were at the last change
 
     def __post_init__(self) -> None:
         self._rebuild()
 
     def _rebuild(self) -> None:
         self._by_code = {m.definition.code: m for m in self.metrics if m.alive}
-        self.compiled = self.kernels.catalog([metric.pack() for metric in self.metrics])
+        known = self._packed
+        self._packed = [
+            known[number] if number < len(known) and known[number][0] is metric else (metric, metric.pack())
+            for number, metric in enumerate(self.metrics)
+        ]
+        self.compiled = self.kernels.catalog([packed for _, packed in self._packed])
 
     @property
     def version(self) -> int:
@@ -208,7 +232,7 @@ class Catalog:
         self._rebuild()
 
     def dump(self) -> bytes:
-        metrics = [[asdict(m.definition), m.alive, [[asdict(t), a] for t, a in m.slots]] for m in self.metrics]
+        metrics = [[m.definition.fields(), m.alive, [[t.fields(), a] for t, a in m.slots]] for m in self.metrics]
         packed: bytes = msgpack.packb([metrics, self.changes])
         return packed
 
@@ -223,7 +247,7 @@ class Catalog:
 
 
 def definition_from(fields: dict[str, Any]) -> Definition:
-    """The inverse of dataclasses.asdict on a Definition."""
+    """The inverse of Definition.fields."""
     thresholds = tuple(Threshold(**threshold) for threshold in fields["thresholds"])
     hints = tuple((key, tuple(values)) for key, values in fields["hints"])
     return Definition(**{**fields, "dimensions": tuple(fields["dimensions"]), "thresholds": thresholds, "hints": hints})
@@ -231,7 +255,7 @@ def definition_from(fields: dict[str, Any]) -> Definition:
 
 def encode_put(definition: Definition) -> bytes:
     """The body of a catalog entry."""
-    packed: bytes = msgpack.packb({"put": asdict(definition)})
+    packed: bytes = msgpack.packb({"put": definition.fields()})
     return packed
 
 

@@ -9,10 +9,9 @@ connection could come late and win over its successor, so a metric is left alone
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from unimeter.sim import wire1, wire2
-from unimeter.sim.behaviours import Base
+from unimeter.sim.behaviours import Base, Part
 from unimeter.sim.events import Metric, Slot, Threshold
 from unimeter.sim.line import AnyResponse
 from unimeter.sim.requests import ACKED, Control, Request
@@ -25,8 +24,8 @@ REST_NS = 100 * MS  # longer than anything is on its way to a node
 class Admin(Base):
     """Creates its part of the metrics through one protocol; with `changes`, also changes all of them (v2)."""
 
-    def __init__(self, *args: Any, protocol: int, metrics: list[Metric], changes: int, now: Callable[[], int]) -> None:
-        super().__init__(*args)
+    def __init__(self, part: Part, protocol: int, metrics: list[Metric], changes: int, now: Callable[[], int]) -> None:
+        super().__init__(part)
         self.protocol = protocol
         self.to_create = list(metrics)
         self.budget = len(metrics) + changes

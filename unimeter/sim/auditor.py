@@ -11,7 +11,7 @@ from typing import Any
 import msgpack
 
 from unimeter.sim import periods, wire2
-from unimeter.sim.behaviours import Base
+from unimeter.sim.behaviours import Base, Part
 from unimeter.sim.events import MONTH, Account, Metric
 from unimeter.sim.ledger import Ledger, Series
 from unimeter.sim.line import AnyResponse
@@ -23,8 +23,8 @@ EVER = (0, 2**63 - 1)
 class Auditor(Base):
     """Works through a list of read requests; what cannot be answered now is asked again."""
 
-    def __init__(self, *args: Any, ledger: Ledger) -> None:
-        super().__init__(*args)
+    def __init__(self, part: Part, ledger: Ledger) -> None:
+        super().__init__(part)
         self.ledger = ledger
         self.todo: list[Request] = []
         self.listed: dict[Account, list[dict[str, Any]]] = {}

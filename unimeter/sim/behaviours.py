@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -27,17 +27,27 @@ TURNS_BETWEEN_OPENINGS = 4
 STALE, AHEAD = 0.04, 0.03  # how often a session sends a settled batch once more, and a number that is too far ahead
 
 
+class Part(NamedTuple):
+    """What everybody in the cast is given."""
+
+    name: str
+    space: Space
+    prng: Prng
+    number: Callable[[], int]  # of the next request, within the run
+    budget: int  # of requests
+
+
 class Base:
-    """A budget of requests, numbered within the run by `number`."""
+    """A budget of requests."""
 
     protocol = 2
 
-    def __init__(self, name: str, space: Space, prng: Prng, number: Callable[[], int], budget: int) -> None:
-        self.name = name
-        self.space = space
-        self.prng = prng
-        self.number = number
-        self.budget = budget
+    def __init__(self, part: Part) -> None:
+        self.name = part.name
+        self.space = part.space
+        self.prng = part.prng
+        self.number = part.number
+        self.budget = part.budget
 
     @property
     def finished(self) -> bool:
@@ -74,13 +84,20 @@ class Base:
         return [metric for metric in self.space.metrics if metric.code in codes and metric.alive]
 
 
-class SessionWriter(Base):
-    """Protocol v2 with a session: every batch has a number, and may be sent again for ever."""
+class Writer(Base):
+    """Whoever sends events."""
 
-    def __init__(self, *args: Any, batch_events_max: int, asynchronous: float) -> None:
-        super().__init__(*args)
+    def __init__(self, part: Part, batch_events_max: int, asynchronous: float) -> None:
+        super().__init__(part)
         self.batch_events_max = batch_events_max
         self.asynchronous = asynchronous
+
+
+class SessionWriter(Writer):
+    """Protocol v2 with a session: every batch has a number, and may be sent again for ever."""
+
+    def __init__(self, part: Part, batch_events_max: int, asynchronous: float) -> None:
+        super().__init__(part, batch_events_max, asynchronous)
         self.session = (0, 0)
         self.opened = False
         self.opening = False
@@ -173,13 +190,8 @@ class SessionWriter(Base):
         self.unanswered.pop(request.batch, None)
 
 
-class PlainWriter(Base):
+class PlainWriter(Writer):
     """Protocol v2 without a session: safe to send again only when every event has an id."""
-
-    def __init__(self, *args: Any, batch_events_max: int, asynchronous: float) -> None:
-        super().__init__(*args)
-        self.batch_events_max = batch_events_max
-        self.asynchronous = asynchronous
 
     def make(self) -> Request | None:
         events = self.space.batch(self.prng.between(1, self.batch_events_max), v1=False, ids=True)
@@ -199,15 +211,10 @@ class PlainWriter(Base):
         )
 
 
-class V1Writer(Base):
+class V1Writer(Writer):
     """A published v1 client: recognised by its events' times, where they have one."""
 
     protocol = 1
-
-    def __init__(self, *args: Any, batch_events_max: int, asynchronous: float) -> None:
-        super().__init__(*args)
-        self.batch_events_max = batch_events_max
-        self.asynchronous = asynchronous
 
     def make(self) -> Request | None:
         events = self.space.batch(self.prng.between(1, self.batch_events_max), v1=True, ids=False)
@@ -229,8 +236,8 @@ class V1Writer(Base):
 class Reader(Base):
     """Asks for usage, and for lists of events."""
 
-    def __init__(self, *args: Any, protocol: int) -> None:
-        super().__init__(*args)
+    def __init__(self, part: Part, protocol: int) -> None:
+        super().__init__(part)
         self.protocol = protocol
         self._asked: list[Query] = []  # the same questions come again and again
 

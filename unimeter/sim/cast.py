@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unimeter.sim.admin import Admin
-from unimeter.sim.behaviours import Base, PlainWriter, Reader, SessionWriter, V1Writer
+from unimeter.sim.behaviours import Base, Part, PlainWriter, Reader, SessionWriter, V1Writer
 from unimeter.sim.client import Client, Manners
 from unimeter.sim.host import Host
 from unimeter.sim.operator import Operator
@@ -47,12 +47,11 @@ class Cast:
     def _behaviours(self) -> list[Base]:
         run, counts = self._run, self._run.scenario.clients
         half = self._prng.below(len(run.metrics))
-        writes: dict[str, Any] = {"batch_events_max": counts.batch_events_max, "asynchronous": counts.asynchronous}
-
+        most, unsure = counts.batch_events_max, counts.asynchronous
         budget = run.cluster.shape.budget(counts.requests)
 
-        def args(name: str) -> tuple[Any, ...]:
-            return name, run.space, self._prng.stream(name), run.number, budget
+        def part(name: str) -> Part:
+            return Part(name, run.space, self._prng.stream(name), run.number, budget)
 
         def now() -> int:
             return run.world.now_ns
@@ -61,18 +60,18 @@ class Cast:
         if run.cluster.replicated:
             stage = run.faults.stage
             self.operator = Operator(
-                *args("operator"), cluster=run.cluster, places=run.places, boot=stage.restart_later, stop=Host.stop
+                part("operator"), cluster=run.cluster, places=run.places, boot=stage.restart_later, stop=Host.stop
             )
             operators = [self.operator]
         return [
             *operators,
-            Admin(*args("admin"), protocol=2, metrics=run.metrics[half:], changes=counts.changes, now=now),
-            Admin(*args("admin-v1"), protocol=1, metrics=run.metrics[:half], changes=0, now=now),
-            *(SessionWriter(*args(f"session{n}"), **writes) for n in range(counts.sessions)),
-            *(PlainWriter(*args(f"plain{n}"), **writes) for n in range(counts.plain)),
-            *(V1Writer(*args(f"v1-{n}"), **writes) for n in range(counts.v1)),
-            *(Reader(*args(f"reader{n}"), protocol=2) for n in range(counts.readers)),
-            *(Reader(*args(f"reader-v1-{n}"), protocol=1) for n in range(counts.readers_v1)),
+            Admin(part("admin"), protocol=2, metrics=run.metrics[half:], changes=counts.changes, now=now),
+            Admin(part("admin-v1"), protocol=1, metrics=run.metrics[:half], changes=0, now=now),
+            *(SessionWriter(part(f"session{n}"), most, unsure) for n in range(counts.sessions)),
+            *(PlainWriter(part(f"plain{n}"), most, unsure) for n in range(counts.plain)),
+            *(V1Writer(part(f"v1-{n}"), most, unsure) for n in range(counts.v1)),
+            *(Reader(part(f"reader{n}"), protocol=2) for n in range(counts.readers)),
+            *(Reader(part(f"reader-v1-{n}"), protocol=1) for n in range(counts.readers_v1)),
         ]
 
     def _vandal(self, number: int) -> Vandal:
@@ -81,13 +80,16 @@ class Cast:
         host = run.cluster.founders[number % len(run.cluster.founders)]
         address = host.setup.config.advertise
         at_peer_port = bool(host.peer_address) and (number + run.seed) % PEER_VANDALS == 0
-        args = (
+        kind: type[Vandal] = PeerVandal if at_peer_port else Vandal
+
+        def hung_up() -> None:
+            if at_peer_port:
+                run.mark("noise at a peer port: hung up")
+
+        return kind(
             name, protocol, host.peer_address if at_peer_port else address, run.world, run.network, run.kernels, prng, run.space,
-            VANDAL_STRIKES, accepted,
+            VANDAL_STRIKES, accepted, hung_up,
         )  # fmt: skip
-        if at_peer_port:
-            return PeerVandal(*args, hung_up=lambda: run.mark("noise at a peer port: hung up"))
-        return Vandal(*args)
 
     def _subscriber(self, number: int) -> Subscriber:
         run, name = self._run, f"subscriber{number}"

@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from unimeter.config import Member, NodeConfig
+from unimeter.core.group import Group
+from unimeter.core.node import Node
+from unimeter.core.raft.raft import Raft
 from unimeter.core.raft.state import Role
 from unimeter.sim.clock import WallClock
 from unimeter.sim.host import Host, NodeSetup, Watcher
@@ -182,6 +185,7 @@ class Cluster:
                 return False
             leads[leader.name] += 1
             raft = raft_of(leader, group)
+            assert raft is not None, "it leads"
             holders = max(holders, len(raft.conf.voters))
             if raft.conf.outgoing or raft.conf.learners or raft.commit < raft.log.last_index:
                 return False
@@ -209,15 +213,15 @@ class Cluster:
 SKEW_NS = 300_000_000  # how wrong the wall clocks of the machines stand, against the first one's
 
 
-def raft_of(host: Host, group: int) -> Any:
+def raft_of(host: Host, group: int) -> Raft | None:
     """A running node's Raft of a group, for looking only; None while there is none."""
-    node = host.node
-    groups = getattr(node, "groups", None)
-    if not groups or group >= len(groups):
+    node: Node | None = host.node
+    if node is None:
         return None
-    return getattr(groups[group], "raft", None)
+    groups: list[Group] = node.groups
+    return groups[group].raft if group < len(groups) else None
 
 
-def is_leader(raft: Any) -> bool:
+def is_leader(raft: Raft) -> bool:
     """Does it believe that it leads?"""
     return raft.role is Role.LEADER

@@ -24,7 +24,7 @@ from unimeter.core.effects import Create, Delete, Read, Write
 from unimeter.core.inputs import DiskError, FileInfo, ReadDone, WriteDone
 from unimeter.sim.image import SECTOR_BYTES, Image
 from unimeter.sim.prng import Prng
-from unimeter.sim.trace import brief
+from unimeter.sim.trace import brief_as
 from unimeter.sim.world import US, World
 
 Operation = Write | Create | Delete | Read
@@ -104,7 +104,8 @@ class SimDisk:
             due_ns = start_ns + self._latency_ns(len(effect.data), write=True)
             self._lane_free_ns[effect.bulk] = due_ns
             pending.checksum = crc32(effect.data)
-            self.world.note(f"disk write {effect.file} @{effect.offset} {brief(effect.data)} bulk={effect.bulk:d}")
+            written = brief_as(len(effect.data), pending.checksum)
+            self.world.note(f"disk write {effect.file} @{effect.offset} {written} bulk={effect.bulk:d}")
             if self.faults.misdirect is not None and pending.verdict is None:
                 pending.misdirected = self.faults.misdirect(effect)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from unimeter.sim.cluster import Cluster
 from unimeter.sim.host import Host
@@ -39,7 +40,7 @@ class Stage:
 class FaultKinds:
     """Some kinds of faults."""
 
-    kinds: tuple[str, ...] = ()
+    kinds: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, stage: Stage) -> None:
         self.stage = stage

@@ -11,7 +11,7 @@ from unimeter.sim.prng import Prng
 from unimeter.sim.route import CLIENTS, Route
 from unimeter.sim.world import MS
 
-PARTED_NS = (20 * MS, 700 * MS)
+PARTED_MIN_NS, PARTED_MAX_NS = 20 * MS, 700 * MS
 
 
 class NetworkFaults(FaultKinds):
@@ -106,7 +106,7 @@ class NetworkFaults(FaultKinds):
         lost = luck.chance(0.3) if vanish is None else vanish
         for route in routes:
             route.block(lost)
-        self.world.after(luck.between(*PARTED_NS), self._join, routes)
+        self.world.after(luck.between(PARTED_MIN_NS, PARTED_MAX_NS), self._join, routes)
 
     def _join(self, routes: list[Route]) -> None:
         for route in routes:
@@ -143,7 +143,10 @@ class NetworkFaults(FaultKinds):
 
     def _some_route(self, luck: Prng) -> Route | None:
         pairs = list(permutations(self.cluster.members, 2))
-        return self._route(*luck.choice(pairs)) if pairs else None
+        if not pairs:
+            return None
+        source, target = luck.choice(pairs)
+        return self._route(source, target)
 
     def _mend(self, route: Route, luck: Prng) -> None:
         route.settle()

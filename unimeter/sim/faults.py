@@ -12,6 +12,7 @@ machine that leads some group now, or at another one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from unimeter.core.effects import Create, Delete, Read, Write
 from unimeter.sim import sightings
@@ -27,7 +28,8 @@ from unimeter.sim.network import Network
 from unimeter.sim.prng import Prng
 from unimeter.sim.world import MS, World
 
-PLACES = ("journal_write", "checkpoint_write", "recovery", "create", "delete", "read")
+PLACES = ("journal_write", "checkpoint_write", "recovery", "create", "delete", "read")  # of the disk
+EVERYWHERE = (*PLACES, *sightings.PLACES)
 LEADER, FOLLOWER = "_leader", "_follower"
 SOON_NS = MS // 5  # a fault at a place strikes so soon after
 
@@ -46,8 +48,8 @@ class FaultSpec:
     def __post_init__(self) -> None:
         if self.kind not in Faults.kinds():
             raise ValueError(f"unknown fault {self.kind!r}: use one of {', '.join(Faults.kinds())}")
-        if self.on and self.on not in (*PLACES, *sightings.PLACES):
-            raise ValueError(f"unknown place {self.on!r}: use one of {', '.join((*PLACES, *sightings.PLACES))}")
+        if self.on and self.on not in EVERYWHERE:
+            raise ValueError(f"unknown place {self.on!r}: use one of {', '.join(EVERYWHERE)}")
 
     @property
     def kind(self) -> str:
@@ -65,7 +67,7 @@ class FaultSpec:
 class Faults:
     """The fault engine of one run."""
 
-    families: tuple[type[FaultKinds], ...] = (ProcessFaults, NetworkFaults, DiskFaults, ClusterFaults)
+    families: ClassVar[tuple[type[FaultKinds], ...]] = (ProcessFaults, NetworkFaults, DiskFaults, ClusterFaults)
 
     def __init__(self, world: World, network: Network, cluster: Cluster, specs: list[FaultSpec], prng: Prng) -> None:
         self.stage = Stage(world, network, cluster, prng)

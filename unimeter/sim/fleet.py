@@ -14,7 +14,8 @@ from time import perf_counter
 from typing import Any
 
 from unimeter import kernels
-from unimeter.sim.runner import RunResult, run_seed
+from unimeter.sim.result import RunResult
+from unimeter.sim.runner import run_seed
 from unimeter.sim.scenario import Scenario, load_all, pick
 
 COLLECT_EVERY = 4  # runs of a process between two collections of garbage

@@ -8,10 +8,11 @@ check that cannot fail proves nothing. For the same reason each names its canary
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from unimeter.core.effects import Effect
 from unimeter.core.inputs import Input
+from unimeter.core.raft.raft import Raft
 from unimeter.sim.line import AnyResponse
 from unimeter.sim.requests import Request
 
@@ -42,7 +43,8 @@ class Invariant:
 
     @classmethod
     def name(cls) -> str:
-        return cls.__module__.rpartition(".")[2]
+        module: str = vars(cls)["__module__"]  # mypyc knows no cls.__module__
+        return module.rpartition(".")[2]
 
     def check(self, holds: bool, detail: str) -> None:
         """One true evaluation. The detail is made in any case: where there are thousands, use holds()."""
@@ -69,7 +71,7 @@ class Invariant:
     def acted(self, host: Host, event: Input, effects: list[Effect]) -> None:
         """A node of a cluster made a step, ready or not."""
 
-    def moved(self, host: Host, group: int, raft: Any, fresh: bool) -> None:
+    def moved(self, host: Host, group: int, raft: Raft, fresh: bool) -> None:
         """A replica's term, vote, role or log has changed; `fresh`: for the first time in this process."""
 
     def applied(self, host: Host, group: int, index: int, digest: int, fresh: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 
 from unimeter.sim import wire2
-from unimeter.sim.behaviours import Base
+from unimeter.sim.behaviours import Base, Part
 from unimeter.sim.cluster import Cluster
 from unimeter.sim.host import Host
 from unimeter.sim.line import AnyResponse
@@ -26,9 +26,9 @@ class Operator(Base):
     """Finished while it has nothing to do."""
 
     def __init__(
-        self, *args: Any, cluster: Cluster, places: Places, boot: Callable[[Host], None], stop: Callable[[Host], None]
+        self, part: Part, cluster: Cluster, places: Places, boot: Callable[[Host], None], stop: Callable[[Host], None]
     ) -> None:
-        super().__init__(*args)
+        super().__init__(part)
         self.cluster = cluster
         self._places = places  # clients hear of nodes that come and go
         self.done: dict[str, int] = {}  # operation -> how often it was carried out

@@ -3,25 +3,14 @@ sound frames that say nothing sensible. The node hangs up, and nothing else happ
 
 from __future__ import annotations
 
-from typing import Any
-
 from unimeter.sim import wire2
 from unimeter.sim.network import End
 from unimeter.sim.vandal import Vandal
 
-PEER_TYPES = (0x60, 0x6F)  # core/peer_wire.py: the first of them says hello
+PEER_TYPE_MIN, PEER_TYPE_MAX = 0x60, 0x6F  # core/peer_wire.py: the first of them says hello
 
 
 class PeerVandal(Vandal):
-    def __init__(self, *args: Any, hung_up: Any) -> None:
-        """`hung_up` is called when the node closed the connection, as it should."""
-        super().__init__(*args)
-        self._hung_up = hung_up
-
-    def _opened(self, end: End) -> None:
-        super()._opened(end)
-        end.on_close = lambda _: self._hung_up()
-
     def _answered(self, end: End, data: bytes) -> None:
         """The node may say hello; it does not say more to a stranger."""
 
@@ -33,7 +22,7 @@ class PeerVandal(Vandal):
             return noise
         if kind == 1:  # of a client, at the wrong door
             return self._v2(self._space.batch(2, v1=False, ids=False), 2)
-        data = bytearray(wire2.frame(self._kernels, luck.between(*PEER_TYPES), 1, noise))
+        data = bytearray(wire2.frame(self._kernels, luck.between(PEER_TYPE_MIN, PEER_TYPE_MAX), 1, noise))
         if kind == 2:  # a bit flipped on the way
             data[luck.below(len(data))] ^= 1 << luck.below(8)
         return bytes(data)

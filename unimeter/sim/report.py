@@ -11,7 +11,7 @@ from unimeter.sim.canary_registry import CANARIES
 from unimeter.sim.faults import Faults
 from unimeter.sim.fleet import FleetResult
 from unimeter.sim.marks import ALL_MARKS
-from unimeter.sim.runner import RunResult
+from unimeter.sim.result import RunResult
 from unimeter.sim.scenario import Scenario
 
 

@@ -9,13 +9,13 @@ again    all processes are restarted once more, and must say the same (a cluster
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from time import process_time
 from typing import TextIO
 
 from unimeter.kernels.api import Kernels
 from unimeter.sim import canaries
 from unimeter.sim.auditor import Auditor
+from unimeter.sim.behaviours import Part
 from unimeter.sim.cast import Cast, make_client
 from unimeter.sim.client import Manners
 from unimeter.sim.cluster import Cluster
@@ -27,6 +27,7 @@ from unimeter.sim.marks import situations
 from unimeter.sim.network import Network
 from unimeter.sim.places import Places
 from unimeter.sim.prng import Prng
+from unimeter.sim.result import Failure, RunResult
 from unimeter.sim.scenario import Scenario
 from unimeter.sim.shared import sharing
 from unimeter.sim.space import Space, make_metrics
@@ -39,33 +40,6 @@ QUIET_NS = 80 * MS
 AGAIN = 0.35  # how often a cluster is restarted at the end: it costs as much as a quarter of a run
 FOUNDING_NS = 40 * MS  # founders are started within so long
 AUDIT_MANNERS = Manners(window=48, think_ns=1, burst=48, timeout_ns=20 * SECOND)
-
-
-@dataclass
-class Failure:
-    invariant: str
-    sentence: str
-    detail: str
-    step: int
-    virtual_ns: int
-    tail: list[str] = field(default_factory=list)
-    also: list[str] = field(default_factory=list)  # other invariants that the same facts break
-
-
-@dataclass
-class RunResult:
-    scenario: str
-    seed: int
-    digest: str
-    steps: int
-    virtual_ns: int
-    cpu_s: float
-    events_stored: int
-    requests: int
-    fired: dict[str, int]
-    marks: dict[str, int]
-    evaluated: dict[str, int]
-    failure: Failure | None = None
 
 
 class Run:
@@ -101,7 +75,7 @@ class Run:
         self.cast = Cast(self, prng.stream("clients"))
         self.faults.cluster_faults.operator = self.cast.operator
         self._prng = prng
-        self._auditor = Auditor("auditor", self.space, prng.stream("auditor"), self.number, 0, ledger=self.ledger)
+        self._auditor = Auditor(Part("auditor", self.space, prng.stream("auditor"), self.number, 0), self.ledger)
         self._audit_client = make_client(self, self._auditor, prng.stream("audit"), AUDIT_MANNERS)
         canaries.plant(canary, self)
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from unimeter.kernels.api import Kernels
-from unimeter.sim.runner import RunResult, run_seed
+from unimeter.sim.result import RunResult
+from unimeter.sim.runner import run_seed
 from unimeter.sim.scenario import Scenario
 
 CLIENT_KINDS = ("vandals", "subscribers", "readers_v1", "readers", "plain", "v1", "sessions", "changes")

@@ -3,8 +3,9 @@ changes of members. Each is a mark of the run, and a place at which a fault can 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
+
+from unimeter.core.raft.raft import Raft
 
 PLACES = (
     "election_begun", "election_won", "leader_deposed", "log_truncated", "entry_appended", "learner_added", "joint_conf_entered",
@@ -13,45 +14,36 @@ PLACES = (
 CANDIDATES = ("PRE_CANDIDATE", "CANDIDATE")
 
 
-class Sight(NamedTuple):
-    """A replica, as it is looked at after each step (`Watch` compares plain tuples of the same fields)."""
-
-    incarnation: int
-    replica: int
-    term: int
-    role: Any
-    vote: int
-    commit: int
-    stable_index: int
-    last_index: int
-    last_term: int
-    confs: int
-    heir: int
+Sight = tuple[int, int, int, Any, int, int, int, int, int, int, int]
+"""A replica, as it is looked at after each step: incarnation, replica, term, role, vote, commit, stable index, last index, term of
+the last entry, number of configurations, heir. A plain tuple, because there are thousands."""
 
 
-def sightings(raft: Any, before: Sight, now: Sight) -> Iterator[str]:
+def sightings(raft: Raft, before: Sight, now: Sight) -> list[str]:
     """What happened between the two, in one process."""
-    if now.role is not before.role:
-        role = now.role.name
+    _, _, _, old_role, _, _, _, old_index, old_term, old_confs, old_heir = before
+    _, _, _, new_role, _, _, _, index, term, confs, heir = now
+    found = []
+    if new_role is not old_role:
+        role = new_role.name
         if role == "LEADER":
-            yield "election_won"
-        elif role in CANDIDATES and before.role.name not in CANDIDATES:
-            yield "election_begun"
-        if before.role.name == "LEADER":
-            yield "leader_deposed"
-    if now.last_index < before.last_index or (
-        now.last_index == before.last_index and now.last_term != before.last_term
-    ):
-        yield "log_truncated"
-    elif now.last_index > before.last_index:
-        yield "entry_appended"
-    if now.confs > before.confs and len(raft.confs) > 1:
+            found.append("election_won")
+        elif role in CANDIDATES and old_role.name not in CANDIDATES:
+            found.append("election_begun")
+        if old_role.name == "LEADER":
+            found.append("leader_deposed")
+    if index < old_index or (index == old_index and term != old_term):
+        found.append("log_truncated")
+    elif index > old_index:
+        found.append("entry_appended")
+    if confs > old_confs and len(raft.confs) > 1:
         old, new = raft.confs[-2][1], raft.confs[-1][1]
         if new.outgoing:
-            yield "joint_conf_entered"
+            found.append("joint_conf_entered")
         elif old.outgoing:
-            yield "joint_conf_left"
+            found.append("joint_conf_left")
         elif len(new.learners) > len(old.learners):
-            yield "learner_added"
-    if now.heir and not before.heir:
-        yield "handover_begun"
+            found.append("learner_added")
+    if heir and not old_heir:
+        found.append("handover_begun")
+    return found

@@ -36,4 +36,9 @@ class Trace:
 
 def brief(data: bytes | bytearray | memoryview) -> str:
     """Bytes as length and checksum: enough to notice any difference."""
-    return f"{len(data)}B {crc32(data):08x}"
+    return brief_as(len(data), crc32(data))
+
+
+def brief_as(length: int, checksum: int) -> str:
+    """The same, for whoever has computed the checksum already."""
+    return f"{length}B {checksum:08x}"

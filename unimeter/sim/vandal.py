@@ -32,8 +32,9 @@ class Vandal:
         space: Space,
         budget: int,
         accepted: Callable[[str, bytes], None],
+        hung_up: Callable[[], None],
     ) -> None:
-        """`accepted` is told when the node says ok to one of these."""
+        """`accepted` is told when the node says ok to one of these; `hung_up`, when the node ends a connection."""
         self.name = name
         self.protocol = protocol
         self.budget = budget
@@ -46,6 +47,7 @@ class Vandal:
         self._prng = prng
         self._space = space
         self._accepted = accepted
+        self._hung_up = hung_up
         self._busy = False
         self._answer = b""  # on the present connection
 
@@ -75,7 +77,7 @@ class Vandal:
 
     def _opened(self, end: End) -> None:
         end.on_bytes = self._answered
-        end.on_close = lambda _: None
+        end.on_close = lambda _: self._hung_up()
         data, self._answer = self._make(), b""
         if data:
             self.sent += 1

@@ -11,7 +11,10 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from unimeter.core.effects import Effect
+from unimeter.core.group import Group
 from unimeter.core.inputs import Input
+from unimeter.core.node import Node
+from unimeter.core.raft.raft import Raft
 from unimeter.invariants import ALL
 from unimeter.sim.host import Host
 from unimeter.sim.invariant import Broken, Invariant
@@ -38,7 +41,7 @@ class Watch:
         self.invariants: list[Invariant] = [kind(run) for kind in ALL]
         self._hooks = {name: self._overriders(name) for name in HOOKS}
         self._stepped = self._hooks["stepped"]
-        self._logs: dict[str, list[tuple[Any, ...] | None]] = defaultdict(list)  # host -> of each group, a Sight
+        self._logs: dict[str, list[Sight | None]] = defaultdict(list)  # host -> of each group
         self._applied: dict[
             str, tuple[tuple[int, ...], list[int]]
         ] = {}  # host -> process and replica; index of each group
@@ -81,7 +84,7 @@ class Watch:
         self.each("booted", host)
 
     def stepped(self, host: Host, event: Input, effects: list[Effect]) -> None:
-        node = host.node
+        node: Node | None = host.node
         if node is None:
             return
         if self._replicated:
@@ -100,14 +103,14 @@ class Watch:
             call(host, event, effects)
         self._look_at_states(host, node.groups)
 
-    def _look_at_logs(self, host: Host, groups: list[Any]) -> None:
+    def _look_at_logs(self, host: Host, groups: list[Group]) -> None:
         sights, incarnation = self._logs[host.name], host.incarnations
         if len(sights) < len(groups):
             sights += [None] * (len(groups) - len(sights))
         for number, group in enumerate(groups):
             raft = group.raft
             log = raft.log
-            now = (
+            now: Sight = (
                 incarnation, raft.replica, raft.term, raft.role, raft.vote, raft.commit, raft.stable.index, log.last_index,
                 log.last_term, len(raft.confs), raft.heir,
             )  # fmt: skip
@@ -116,16 +119,16 @@ class Watch:
                 sights[number] = now
                 self._moved(host, number, raft, before, now)
 
-    def _moved(self, host: Host, number: int, raft: Any, before: tuple[Any, ...] | None, now: tuple[Any, ...]) -> None:
+    def _moved(self, host: Host, number: int, raft: Raft, before: Sight | None, now: Sight) -> None:
         fresh = before is None or before[:2] != now[:2]
         if before is not None and not fresh:
-            for place in sightings(raft, Sight._make(before), Sight._make(now)):
+            for place in sightings(raft, before, now):
                 self._run.mark(place)
                 self._run.faults.reached(place, host)
         for call in self._hooks["moved"]:
             call(host, number, raft, fresh)
 
-    def _look_at_states(self, host: Host, groups: list[Any]) -> None:
+    def _look_at_states(self, host: Host, groups: list[Group]) -> None:
         born, indexes = self._applied.get(host.name, ((), []))
         if born != (host.incarnations, host.node.replica):
             born, indexes = (host.incarnations, host.node.replica), [-1] * len(groups)
