@@ -176,13 +176,16 @@ class Group:
         return self.open.batch_count > 0 or bool(self.pending_control)
 
     def may_seal(self) -> bool:
-        """Leader: is there something that should get its place in the log now? Events wait while the followers have enough
-        to do: then they go together, and an entry costs every replica the same, however many events it holds."""
+        """Leader: is there something that should get its place in the log now? Events whose clients wait for a majority
+        wait while the followers have enough to do: then they go together, and an entry costs every replica the same,
+        however many events it holds."""
         if self.pending_control or self.raft.needs_noop:
             return True
         if not self.open.batch_count:
             return False
-        return self.raft.log.last_index - self.raft.commit < UNCOMMITTED_MAX or not self._replicated
+        if self.open.immediate_count or not self._replicated:
+            return True
+        return self.raft.log.last_index - self.raft.commit < UNCOMMITTED_MAX
 
     def waits(self) -> bool:
         """Does anybody wait for an entry that is not applied yet?"""
@@ -204,7 +207,6 @@ class Group:
         """While the journal is busy: is there something async to be ordered, within the bounds of what may wait?"""
         return (
             self.open.immediate_count > 0
-            and self.may_seal()
             and self._unsaved < self.config.entries_waiting_max
             and self.waiting_bytes() <= self.config.entry_bytes_max // 2
         )
