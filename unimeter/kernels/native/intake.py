@@ -52,6 +52,11 @@ class NativeIntake:
         self._immediate.fill(self.cdata.immediate)
         self._notes.fill(self.cdata.notes)
         self.cdata.batch_events_max = batch_events_max
+        # views of parts of the struct, made once: making one costs as much as ten reads
+        self._rows_c: Any = self.cdata.rows
+        self._waiting_c: Any = self.cdata.waiting
+        self._immediate_c: Any = self.cdata.immediate
+        self._notes_c: Any = self.cdata.notes
         self._notes_words = ffi.cast("uint32_t *", self._notes.base)
         self._out_c: Any = ffi.new("um_arena *")
         self._runs: Any = ffi.new("uint32_t[]", 3 * _RUNS_MAX)
@@ -74,15 +79,15 @@ class NativeIntake:
 
     @property
     def used_bytes(self) -> int:
-        return int(self.cdata.rows.used)
+        return int(self._rows_c.used)
 
     @property
     def immediate_count(self) -> int:
-        return int(self.cdata.immediate.used) // REQUEST.size
+        return int(self._immediate_c.used) // REQUEST.size
 
     @property
     def pending_count(self) -> int:
-        return int(self.cdata.waiting.used + self.cdata.immediate.used) // REQUEST.size
+        return int(self._waiting_c.used + self._immediate_c.used) // REQUEST.size
 
     def belong_to(self, owner: Any) -> None:
         """From now on a splitter of several groups fills this: requests hold its spans, and answers tell stamps."""
@@ -109,11 +114,11 @@ class NativeIntake:
         size, used = len(body), self.used_bytes
         if not lib.um_batches_verify(ffi.from_buffer(body), size, batch_count, row_count):
             raise ValueError("a bundle is not the batches that it was said to be")
-        if size > self.cdata.rows.reserved - used:
+        if size > self._rows_c.reserved - used:
             return None
         place = self.batch_count, self.row_count
         self._rows.view[ENTRY.size + used : ENTRY.size + used + size] = body
-        self.cdata.rows.used = used + size
+        self._rows_c.used = used + size
         self.cdata.batch_count += batch_count
         self.cdata.row_count += row_count
         return place
@@ -144,14 +149,16 @@ class NativeIntake:
 
     def _place(self, first_seq: int) -> None:
         """Write into every request what its answer needs to know of the entry (um_request.first_seq)."""
-        for arena, used in ((self._waiting, self.cdata.waiting.used), (self._immediate, self.cdata.immediate.used)):
+        for arena, used in ((self._waiting, self._waiting_c.used), (self._immediate, self._immediate_c.used)):
+            if not used:
+                continue
             words = arena.view[:used].cast("Q")
             words[_FIRST_SEQ_WORD :: REQUEST.size // 8] = memoryview(array("Q", [first_seq]) * (used // REQUEST.size))
 
     # ---- answering ----
 
     def immediate(self) -> list[Reply]:
-        list_c = self.cdata.immediate
+        list_c = self._immediate_c
         count = list_c.used // REQUEST.size
         if self._sealed:
             first, self._held = 0, 0
@@ -183,11 +190,11 @@ class NativeIntake:
             assert said == (self.batch_count, self.row_count), "these are answers to another bundle"
             if self.cdata.stamped:
                 self._place(applied.stamp_ns)  # type: ignore[attr-defined]
-        count = self.cdata.waiting.used // REQUEST.size
-        self.cdata.waiting.used = 0
+        count = self._waiting_c.used // REQUEST.size
+        self._waiting_c.used = 0
         replies = self._answer(self._waiting, 0, count, summaries, verdicts)
-        if self._bundled and self.cdata.immediate.used:  # async requests have waited too
-            count, self.cdata.immediate.used, self._held = self.immediate_count, 0, 0
+        if self._bundled and self._immediate_c.used:  # async requests have waited too
+            count, self._immediate_c.used, self._held = self.immediate_count, 0, 0
             replies += self._answer(self._immediate, 0, count, summaries, verdicts)
         return replies
 
@@ -224,7 +231,7 @@ class NativeIntake:
         failure = ffi.new("um_failure *", fields)
         out, run_count = self._out_c, self._run_count
         replies: list[Reply] = []
-        for requests, list_c in ((self._waiting, self.cdata.waiting), (self._immediate, self.cdata.immediate)):
+        for requests, list_c in ((self._waiting, self._waiting_c), (self._immediate, self._immediate_c)):
             records, first, count = ffi.cast("um_request *", requests.base), 0, list_c.used // REQUEST.size
             list_c.used = 0
             while first < count:
@@ -238,10 +245,10 @@ class NativeIntake:
 
     def clear(self) -> None:
         if self._owner is not None:
-            for requests, list_c in ((self._waiting, self.cdata.waiting), (self._immediate, self.cdata.immediate)):
+            for requests, list_c in ((self._waiting, self._waiting_c), (self._immediate, self._immediate_c)):
                 records = ffi.cast("um_request *", requests.base)
                 lib.um_spans_release(self._spans, records, list_c.used // REQUEST.size)
-        for arena in (self.cdata.rows, self.cdata.waiting, self.cdata.immediate, self.cdata.notes):
+        for arena in (self._rows_c, self._waiting_c, self._immediate_c, self._notes_c):
             arena.used = 0
         self.cdata.batch_count = 0
         self.cdata.row_count = 0
