@@ -33,7 +33,7 @@ from unimeter.kernels.api import Applied, Bytes, GroupState, Intake, Kernels, Li
 
 Outcome = tuple[Metric, bool] | Refused | None
 DIGESTS_KEPT = 512  # of the newest applied entries, to be compared with other replicas
-UNCOMMITTED_MAX = 2  # entries of events that are on their way to a majority: one being written there, one on the wire
+UNCOMMITTED_MAX = 16  # entries of events on their way to a majority; measured on three nodes: 1 costs a quarter, 2 a tenth
 CONTROL_WAITING_MAX = 1024  # entries of their own that wait to be sealed
 
 LEADER_CHANGED = Refused(
@@ -176,9 +176,8 @@ class Group:
         return self.open.batch_count > 0 or bool(self.pending_control)
 
     def may_seal(self) -> bool:
-        """Leader: is there something that should get its place in the log now? Events whose clients wait for a majority
-        wait while the followers have enough to do: then they go together, and an entry costs every replica the same,
-        however many events it holds."""
+        """Leader: is there something that should get its place in the log now? While the followers are far behind, events
+        whose clients wait for a majority anyway gather in one large entry."""
         if self.pending_control or self.raft.needs_noop:
             return True
         if not self.open.batch_count:
