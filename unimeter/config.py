@@ -56,7 +56,7 @@ class NodeConfig:
     append_bytes_max: int = 1 * MIB  # entries in one message to a follower; one entry at least
     inflight_bytes_max: int = 16 * MIB  # entries on their way to one follower
     inflight_messages_max: int = 256
-    catchup_bytes_per_second: int = 6 * MIB  # by which a follower that is far behind gains on a leader under load
+    catchup_bytes_per_second: int = 3 * MIB  # by which a follower that is far behind gains on a leader under load
     log_mark_bytes: int = 4 * MIB  # granularity of the index by which a follower's missing entries are found
     log_cache_bytes: int = 4 * MIB  # of each group's newest entries, for followers that are a little behind
     peer_frame_bytes_max: int = 24 * MIB

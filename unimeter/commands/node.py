@@ -50,6 +50,13 @@ def _address(text: str, option: str) -> Address:
         raise typer.BadParameter(f"{text!r}: {error.strerror}", param_hint=option) from error
 
 
+def _at_least_a_mib(size: str | None, option: str) -> int | None:
+    size_bytes = size_of(size) if size else None
+    if size_bytes is not None and size_bytes < MIB:
+        raise typer.BadParameter(f"{size!r}: at least 1MiB", param_hint=option)
+    return size_bytes
+
+
 def _election_ns(text: str) -> tuple[int, int]:
     match = MILLISECONDS.fullmatch(text.strip())
     if match is None or int(match[1]) >= int(match[2]):
@@ -154,6 +161,15 @@ def node(
             "large. Less: shorter restarts, more writing. Default: 64MiB.",
         ),
     ] = None,
+    catchup_rate: Annotated[
+        str | None,
+        typer.Option(
+            "--catchup-rate",
+            metavar="SIZE",
+            help="While clients write, a node that is far behind gains on the leader by so much of the journal a second. More: "
+            "it is back earlier, clients notice it more. Default: 3MiB (a hundred thousand events).",
+        ),
+    ] = None,
 ) -> None:
     """Run a node: the server.
 
@@ -186,9 +202,6 @@ def node(
     memory_max_bytes = size_of(memory_max)
     if memory_max_bytes < MEMORY_BYTES_MIN:
         raise typer.BadParameter(f"{memory_max!r}: at least {MEMORY_BYTES_MIN >> 20}MiB", param_hint="--memory-max")
-    checkpoint_bytes = size_of(checkpoint_after) if checkpoint_after else None
-    if checkpoint_bytes is not None and checkpoint_bytes < MIB:
-        raise typer.BadParameter(f"{checkpoint_after!r}: at least 1MiB", param_hint="--checkpoint-after")
     members = members_of(member or [], node_id)
     own = next((found for found in members if found.node_id == node_id), None)
     if own is None and peer_listen is not None:
@@ -209,7 +222,8 @@ def node(
         replicas=replicas,
         election_ns=_election_ns(election_ms) if election_ms else None,
         heartbeat_ns=heartbeat_ms * MS_NS if heartbeat_ms else None,
-        checkpoint_after_bytes=checkpoint_bytes,
+        checkpoint_after_bytes=_at_least_a_mib(checkpoint_after, "--checkpoint-after"),
+        catchup_bytes_per_second=_at_least_a_mib(catchup_rate, "--catchup-rate"),
     )
     try:
         server = Server(options)

@@ -33,7 +33,9 @@ from unimeter.kernels.api import Applied, Bytes, GroupState, Intake, Kernels, Li
 
 Outcome = tuple[Metric, bool] | Refused | None
 DIGESTS_KEPT = 512  # of the newest applied entries, to be compared with other replicas
-UNCOMMITTED_MAX = 16  # entries of events on their way to a majority; measured on three nodes: 1 costs a quarter, 2 a tenth
+UNCOMMITTED_MAX = (
+    16  # entries of events on their way to a majority; measured on three nodes: 1 costs a quarter, 2 a tenth
+)
 CONTROL_WAITING_MAX = 1024  # entries of their own that wait to be sealed
 
 LEADER_CHANGED = Refused(
@@ -121,6 +123,7 @@ class Group:
         self._sealed: dict[int, Sealed] = {}  # by index
         self._unsaved_bytes = 0  # sealed and not yet given to the journal
         self._unsaved = 0
+        self.sealed_bytes = 0  # of all entries that this process made as leader
         self.hasty = False  # the newest entry holds requests that are answered before it is durable
         self._ordered: list[Reply] = []  # answers to async requests that were sealed
         self._places: dict[int, Place] = {}  # of durable entries that are not applied yet
@@ -241,6 +244,7 @@ class Group:
             self._unsaved += len(entries)
             for entry in entries:
                 self._unsaved_bytes += len(entry.data)
+                self.sealed_bytes += len(entry.data)
             raft.append(now_ns, entries)
 
     @property

@@ -130,7 +130,8 @@ class Replication:
                 self._wanted += [(group, *wanted) for wanted in group.raft.take_fetches()]
         self._fetch_again_ns = NEVER_NS
         while self._wanted:
-            wait_ns = self._pace.wait_ns(self._now_ns, self._journal.bytes_written)
+            led_bytes = sum(group.sealed_bytes for group in self._groups)
+            wait_ns = self._pace.wait_ns(self._now_ns, self._journal.bytes_written, led_bytes)
             if wait_ns:
                 self._fetch_again_ns = self._now_ns + wait_ns
                 return

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from unimeter.config import Member, NodeConfig
+from unimeter.config import MIB, Member, NodeConfig
 from unimeter.core.group import Group
 from unimeter.core.node import Node
 from unimeter.core.raft.raft import Raft
@@ -64,6 +64,7 @@ def configs(base: NodeConfig, shape: Shape) -> list[NodeConfig]:
                 members=() if alone else members,
                 group_count=shape.groups,
                 replicas=shape.replicas,
+                catchup_bytes_per_second=CATCHUP_BYTES_PER_SECOND,
             )
         )
     return found
@@ -210,6 +211,7 @@ class Cluster:
         return found
 
 
+CATCHUP_BYTES_PER_SECOND = 6 * MIB  # the pace of catching up in these worlds, whose clients write little
 SKEW_NS = 300_000_000  # how wrong the wall clocks of the machines stand, against the first one's
 
 

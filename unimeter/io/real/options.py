@@ -37,6 +37,7 @@ class ServerOptions:
     election_ns: tuple[int, int] | None = None  # None: as NodeConfig has it
     heartbeat_ns: int | None = None
     checkpoint_after_bytes: int | None = None
+    catchup_bytes_per_second: int | None = None
 
     def own_member(self) -> Member | None:
         return next((member for member in self.members if member.node_id == self.node_id), None)
@@ -58,6 +59,8 @@ class ServerOptions:
             given["heartbeat_ns"] = self.heartbeat_ns
         if self.checkpoint_after_bytes is not None:
             given["checkpoint_after_bytes"] = self.checkpoint_after_bytes
+        if self.catchup_bytes_per_second is not None:
+            given["catchup_bytes_per_second"] = self.catchup_bytes_per_second
         try:
             return NodeConfig(
                 node_id=self.node_id,
