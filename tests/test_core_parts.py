@@ -308,7 +308,9 @@ def test_catching_up_under_load_gains_by_the_base_and_is_unlimited_when_nobody_w
     base, second = 6 << 20, 10**9
     pace = Pace(base)
     journal = led = now_ns = served = 0
-    while now_ns < 10 * second:  # a journal that grows by 20 MiB/s, half of it led here; a follower takes all that it may
+    while (
+        now_ns < 10 * second
+    ):  # a journal that grows by 20 MiB/s, half of it led here; a follower takes all that it may
         now_ns += second // 100
         journal += (20 << 20) // 100
         led += (10 << 20) // 100

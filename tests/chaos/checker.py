@@ -335,4 +335,7 @@ def outages(history: History, kind: str = "kill") -> list[float]:
 
 
 def shortened(wrong: list[str]) -> list[str]:
-    return wrong if len(wrong) <= SAID_MAX else [*wrong[:SAID_MAX], f"... and {len(wrong) - SAID_MAX} more like these"]
+    if len(wrong) <= SAID_MAX:
+        return wrong
+    spread = [wrong[at * len(wrong) // SAID_MAX] for at in range(SAID_MAX)]  # of every kind, where they stand by kind
+    return [*spread, f"... and {len(wrong) - SAID_MAX} more like these"]
