@@ -24,9 +24,8 @@ from unimeter.core.raft.state import Role
 from unimeter.core.replication import Replication
 from unimeter.core.topology import Topology
 
-GOSSIP_PAUSE_NS = (
-    SECOND_NS // 100
-)  # between two gossips: what changes shortly after one waits for others to change, too
+# between two gossips: what changes shortly after one waits for others to change, too
+GOSSIP_PAUSE_NS = SECOND_NS // 100
 
 
 @dataclass
@@ -73,9 +72,8 @@ class Cluster:
         self.reports: dict[int, GroupReport] = {}  # of groups, by number
         self._versions: dict[int, int] = {}  # node id -> its newest catalog
         self._coordinates_ns = -(2**62)  # since when this node is the coordinator
-        self._absent: dict[
-            int, tuple[int, int]
-        ] = {}  # node id -> its catalog when its link broke, and until when it counts
+        # node id -> its catalog when its link broke, and until when it counts
+        self._absent: dict[int, tuple[int, int]] = {}
         self.mute = False  # this node's replicas must not vote, or be elected
         self._left: dict[int, int] = {}  # group -> index of a committed configuration without this node's replica
         self.unfit = False  # this node should not lead: its disk is full, or it cannot read its journal

@@ -33,9 +33,8 @@ from unimeter.kernels.api import Applied, Bytes, GroupState, Intake, Kernels, Li
 
 Outcome = tuple[Metric, bool] | Refused | None
 DIGESTS_KEPT = 512  # of the newest applied entries, to be compared with other replicas
-UNCOMMITTED_MAX = (
-    16  # entries of events on their way to a majority; measured on three nodes: 1 costs a quarter, 2 a tenth
-)
+# entries of events on their way to a majority; measured on three nodes: 1 costs a quarter of the throughput, 2 a tenth
+UNCOMMITTED_MAX = 16
 CONTROL_WAITING_MAX = 1024  # entries of their own that wait to be sealed
 
 LEADER_CHANGED = Refused(

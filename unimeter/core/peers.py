@@ -83,7 +83,7 @@ class Peers:
         """Nodes may have come, moved or gone."""
         self._next_ns = 0
         addresses = {node.node_id: node.peer_address for node in registry.nodes.values()}
-        self._addresses = {**self._rumoured, **self._given, **addresses, **self._given}
+        self._addresses = {**self._rumoured, **addresses, **self._given}
 
     def hear_of(self, registry: Registry) -> None:
         """A registry that may or may not be in force: who is in it may be needed to find out. Before `learn_registry`."""

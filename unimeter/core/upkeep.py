@@ -70,10 +70,8 @@ class Upkeep:
 
     def due(self, now_ns: int) -> bool:
         """Is there something for `turn` to do that no flow will tell of? Asked in every turn."""
-        return now_ns >= self.retry_ns or (
-            self._journal.bytes_written - self._checkpointed_bytes >= self._checkpoint_due_bytes
-            and not self.checkpointing
-        )
+        checkpoint_due = self.bytes_since_checkpoint() >= self._checkpoint_due_bytes and not self.checkpointing
+        return checkpoint_due or now_ns >= self.retry_ns
 
     def turn(self, now_ns: int) -> None:
         """Begin what is due."""

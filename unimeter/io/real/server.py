@@ -39,6 +39,7 @@ from typing import Any, NoReturn
 import uvloop
 
 from unimeter import kernels
+from unimeter.core.moves import CAUGHT_UP_ENTRIES
 from unimeter.core.node import Node
 from unimeter.io.driver import Driver
 from unimeter.io.real.address import Address, bind
@@ -56,7 +57,6 @@ READY_POLL_SECONDS = 0.005
 NOTICES_POLL_SECONDS = 0.2
 GIVE_WAY_POLL_SECONDS = 0.05
 GIVE_WAY_SECONDS_MAX = 60.0
-LEVEL_ENTRIES = 256  # a replica that lacks no more is as good as level with its leader
 COMPLAINT_SECONDS = 1.0
 FILES_RESERVED = 64  # descriptors that are not connections
 GC_THRESHOLDS = (50_000, 20, 100)
@@ -205,7 +205,7 @@ class Server:
         """Let fellows on this machine go first until this node leads, or lacks little of what their leaders have."""
         rows = self._node.group_figures()
         leads = any(row["role"] == "leader" for row in rows)
-        level = bool(rows) and all(row["behind"] is not None and row["behind"] <= LEVEL_ENTRIES for row in rows)
+        level = bool(rows) and all(row["behind"] is not None and row["behind"] <= CAUGHT_UP_ENTRIES for row in rows)
         over = leads or level or time.monotonic() >= until
         if not (over and COURTESY.end()) and not self._halted:
             self._loop.call_later(GIVE_WAY_POLL_SECONDS, self._give_way, until)
