@@ -83,12 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     wanted = next((word for word in words if not word.startswith("-")), None)
     from unimeter.errors import ConnectionFailed, InvalidArgument, UnimeterError
-    from unimeter.io.real.courtesy import COURTESY
 
     code = EXIT_ERROR
     try:
-        if wanted == "node" and sum(word.startswith("--member") for word in words) > 1:
-            COURTESY.begin()  # so early: imports are most of a start
         app = build(wanted)
         command = typer.main.get_command(app)
         command.main(words, prog_name="unimeter")
@@ -102,8 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         typer.echo(f"error: {error}", err=True)
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
-    finally:
-        COURTESY.end()
     sys.exit(code)
 
 

@@ -39,13 +39,11 @@ from typing import Any, NoReturn
 import uvloop
 
 from unimeter import kernels
-from unimeter.core.moves import CAUGHT_UP_ENTRIES
 from unimeter.core.node import Node
 from unimeter.io.driver import Driver
 from unimeter.io.real.address import Address, bind
 from unimeter.io.real.admin import Admin, Snapshot
 from unimeter.io.real.clock import RealClock
-from unimeter.io.real.courtesy import COURTESY
 from unimeter.io.real.disk import DataDirectoryError, DataDirectoryLocked, RealDisk
 from unimeter.io.real.network import LINGER_SECONDS, PEER_LINKS_MAX, RealNetwork
 from unimeter.io.real.options import EXIT_FAILED, EXIT_LOCKED, ServerOptions, StartError
@@ -55,8 +53,6 @@ PROGRESS_SECONDS = 1.0  # how often a start says how far it is ...
 PROGRESS_SAME_SECONDS = 10.0  # ... and when it says the same as before
 READY_POLL_SECONDS = 0.005
 NOTICES_POLL_SECONDS = 0.2
-GIVE_WAY_POLL_SECONDS = 0.05
-GIVE_WAY_SECONDS_MAX = 60.0
 COMPLAINT_SECONDS = 1.0
 FILES_RESERVED = 64  # descriptors that are not connections
 GC_THRESHOLDS = (50_000, 20, 100)
@@ -182,8 +178,6 @@ class Server:
         if self._peers_bound is not None:
             self._watched(self._network.listen_peers(self._peers_bound))
         self._report_notices()
-        if self._options.members:
-            self._give_way(self._started + GIVE_WAY_SECONDS_MAX)
         self._await_ready(time.monotonic(), self._started + PROGRESS_SECONDS)
 
     def _await_ready(self, began: float, next_line: float, said: str = "", said_at: float = 0.0) -> None:
@@ -200,15 +194,6 @@ class Server:
                 say(line)
                 said, said_at = line, now
         self._loop.call_later(READY_POLL_SECONDS, self._await_ready, began, next_line, said, said_at)
-
-    def _give_way(self, until: float) -> None:
-        """Let fellows on this machine go first until this node leads, or lacks little of what their leaders have."""
-        rows = self._node.group_figures()
-        leads = any(row["role"] == "leader" for row in rows)
-        level = bool(rows) and all(row["behind"] is not None and row["behind"] <= CAUGHT_UP_ENTRIES for row in rows)
-        over = leads or level or time.monotonic() >= until
-        if not (over and COURTESY.end()) and not self._halted:
-            self._loop.call_later(GIVE_WAY_POLL_SECONDS, self._give_way, until)
 
     def _caught_up(self) -> bool:
         """Is everything applied that the groups led here had when the node became ready? A new leader knows what is
