@@ -27,8 +27,8 @@ from typing import Any
 from tests.cluster_bench import ClusterBench
 from tests.harness import JAN_1, LIMITS, SMALL, v1_event, v1_ingest, v1_metric, v1_usage
 from unimeter import kernels
-from unimeter.core.effects import Create, Delete, Read, Write
-from unimeter.core.inputs import FileInfo, Now, ReadDone, WriteDone
+from unimeter.core.effects import Apply, Create, Delete, Read, Write
+from unimeter.core.inputs import ApplyDone, FileInfo, Now, ReadDone, WriteDone
 from unimeter.core.node import Node
 from unimeter.io.driver import Driver
 from unimeter.kernels import protocol as wire
@@ -71,7 +71,7 @@ class World:
     def __init__(self) -> None:
         self.now_ns = 0
         self.files_held: dict[str, bytearray] = {}
-        self.pending: list[Write | Create | Delete | Read] = []
+        self.pending: list[Write | Create | Delete | Read | Apply] = []
         self.due: tuple[int, Callable[[], None]] | None = None
         self.answers = 0
         loaded = kernels.load()
@@ -91,7 +91,7 @@ class World:
     def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> None:
         self.due = (monotonic_ns, callback)
 
-    def start(self, on_done: Callable[[WriteDone | ReadDone], None]) -> None:
+    def start(self, on_done: Callable[[WriteDone | ReadDone | ApplyDone], None]) -> None:
         self.on_done = on_done
 
     def files(self) -> tuple[FileInfo, ...]:
@@ -109,6 +109,9 @@ class World:
     def dial(self, ref: int, address: str) -> None:
         raise AssertionError("there is nobody to dial")
 
+    def work(self, effect: Apply) -> None:
+        self.pending.append(effect)
+
     def halt(self, reason: str | None) -> None:
         raise AssertionError(reason)
 
@@ -125,8 +128,11 @@ class World:
             else:
                 return
 
-    def _complete(self, effect: Write | Create | Delete | Read) -> None:
+    def _complete(self, effect: Write | Create | Delete | Read | Apply) -> None:
         held = self.files_held
+        if isinstance(effect, Apply):
+            self.on_done(ApplyDone(effect.op))
+            return
         if isinstance(effect, Read):
             data = bytes(held.get(effect.file, b"")[effect.offset : effect.offset + effect.length])
             self.on_done(ReadDone(effect.op, data))

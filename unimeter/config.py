@@ -66,6 +66,8 @@ class NodeConfig:
     batch_events_max: int = 65_536  # events in one ingest request
     entry_bytes_max: int = 16 * MIB  # one group's open entry; at least one frame fits
     entries_waiting_max: int = 16  # sealed entries that wait for the journal
+    apply_aside_rows: int = 768  # so many committed rows at once are applied in another thread ...
+    apply_aside_rows_max: int = 16_384  # ... and no more in one go
     links_max: int = 10_000
     receive_buffer_bytes: int = 256 * KIB  # what one read may bring
     receive_pending_bytes_max: int = 512 * MIB  # incomplete frames of all links together

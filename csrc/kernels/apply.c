@@ -201,6 +201,7 @@ void um_apply(um_state *st, const um_catalog *catalog, const uint8_t *bytes, um_
         memcpy(&ctx.meta->limits, entry + 1, sizeof(um_limits));
     }
     applied->alerts_after = ctx.meta->alert_next;
+    applied->digest = ctx.meta->digest;
     ctx.meta->applied_index = entry->index;
     ctx.meta->applied_term = entry->term;
     ctx.meta->stamp_ns = entry->stamp_ns;

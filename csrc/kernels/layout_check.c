@@ -41,7 +41,7 @@ SIZE(um_span, 72);
 _Static_assert(sizeof(um_span_event) == 2, "two bytes an event");
 _Static_assert(UM_GROUPS_MAX <= 64 && UM_GROUPS_MAX < UM_NO_GROUP, "groups are bits of a u64, and bytes");
 SIZE(um_summary, 40);
-SIZE(um_applied, 40);
+SIZE(um_applied, 48);
 SIZE(um_query_spec, 32);
 SIZE(um_query_info, 72);
 SIZE(um_query_row, 80);

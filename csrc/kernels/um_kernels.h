@@ -89,6 +89,20 @@ uint64_t um_scratch_bytes_max(void);
 /* apply.c: the whole entry; room is checked first. summaries_max >= batch_count and verdicts_max >= row_count. */
 void um_apply(um_state *state, const um_catalog *catalog, const uint8_t *entry, um_summary *summaries, uint8_t *verdicts, um_applied *applied);
 
+/* job.c: several entries of events, one after another, by whichever thread comes first; zeroed but for what is to be done.
+ * summaries and verdicts: of all entries end to end, as many as their heads say; applied: one for each. */
+typedef struct {
+    um_state *state;
+    const um_catalog *catalog;
+    const uint8_t **entries;
+    um_summary *summaries;
+    uint8_t *verdicts;
+    um_applied *applied;
+    uint32_t count, taken, done, reserved;
+} um_job;
+void um_job_run(void *job);                     /* an um_job; returns at once when somebody runs, or has run, it */
+uint32_t um_job_done(const um_job *job);
+
 /* digest.c */
 uint64_t um_state_digest(const um_state *state);                    /* full digest of all regions: O(state) */
 uint32_t um_state_check(const um_state *state, const um_catalog *catalog);   /* 0, or the number of the first broken rule (state_check.c) */

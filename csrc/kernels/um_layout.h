@@ -338,6 +338,7 @@ typedef struct {
     uint32_t batch_count, row_count;
     int64_t min_ts, max_ts;     /* of the entry's rows with stamps resolved; min > max when there is no row */
     uint64_t alerts_before, alerts_after;   /* meta.alert_next before and after */
+    uint64_t digest;            /* the running digest after it */
 } um_applied;
 
 /* ---- splitting: one request, several groups (split.c, spans.c) ---- */

@@ -38,6 +38,7 @@
 typedef struct {
     uint64_t op, offset, length, submitted_ns;
     void *data;
+    void (*function)(void *); /* of a call; data is its argument */
     uint32_t kind;
     char name[UM_SYS_NAME_BYTES_MAX + 1];
     um_sys_done done;
@@ -98,7 +99,9 @@ static void *um__run(void *argument) {
         if (!um__has_work(lane, next)) um__wait(lane, next);
         if (!um__has_work(lane, next)) break; /* stopping, and everything done */
         um__slot *slot = &lane->slots[next % UM_SYS_DEPTH];
-        um__outcome how = um__file_do(&lane->files, slot->kind, slot->name, slot->offset, slot->data, slot->length);
+        um__outcome how = {UM_SYS_OK, 0, 0};
+        if (slot->kind == UM_SYS_CALL) slot->function(slot->data);
+        else how = um__file_do(&lane->files, slot->kind, slot->name, slot->offset, slot->data, slot->length);
         slot->done = (um_sys_done){slot->op,   how.bytes,  um__now_ns() - slot->submitted_ns, lane->number,
                                    slot->kind, how.status, how.error};
         atomic_store_explicit(&lane->completed, next + 1, memory_order_release);
@@ -118,7 +121,7 @@ static int um__lane_start(um__lane *lane) {
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     if (error) return -error;
-    static const char *const names[UM_SYS_LANES] = {"um-journal", "um-bulk", "um-read"};
+    static const char *const names[UM_SYS_LANES] = {"um-journal", "um-bulk", "um-read", "um-work"};
     pthread_setname_np(lane->thread, names[lane->number]);
     return 0;
 }
@@ -171,23 +174,43 @@ int um_sys_eventfd(um_sys_disk *disk) { return disk->eventfd; }
 
 int um_sys_is_direct(um_sys_disk *disk) { return disk->root.direct; }
 
-int um_sys_submit(um_sys_disk *disk, uint32_t lane_number, uint32_t kind, uint64_t op, const char *file, uint64_t offset,
-                  void *data, uint64_t length) {
-    um__lane *lane = &disk->lanes[lane_number];
+/* The slot for the next submission, its time noted; NULL: the ring is full. `um__publish` gives it to the thread. */
+static um__slot *um__free_slot(um__lane *lane, uint32_t kind, uint64_t op) {
     uint32_t submitted = atomic_load_explicit(&lane->submitted, memory_order_relaxed);
-    if (submitted - lane->drained >= UM_SYS_DEPTH) return 0;
+    if (submitted - lane->drained >= UM_SYS_DEPTH) return NULL;
     um__slot *slot = &lane->slots[submitted % UM_SYS_DEPTH];
     slot->op = op;
     slot->kind = kind;
+    slot->submitted_ns = um__now_ns();
+    return slot;
+}
+
+static int um__publish(um__lane *lane) {
+    atomic_fetch_add(&lane->submitted, 1);
+    um__wake(lane);
+    return 1;
+}
+
+int um_sys_submit(um_sys_disk *disk, uint32_t lane_number, uint32_t kind, uint64_t op, const char *file, uint64_t offset,
+                  void *data, uint64_t length) {
+    um__lane *lane = &disk->lanes[lane_number];
+    um__slot *slot = um__free_slot(lane, kind, op);
+    if (!slot) return 0;
     slot->offset = offset;
     slot->data = data;
     slot->length = length;
-    slot->submitted_ns = um__now_ns();
     strncpy(slot->name, file, sizeof slot->name - 1);
     slot->name[sizeof slot->name - 1] = 0;
-    atomic_store(&lane->submitted, submitted + 1);
-    um__wake(lane);
-    return 1;
+    return um__publish(lane);
+}
+
+int um_sys_call(um_sys_disk *disk, uint64_t op, uint64_t function, uint64_t argument) {
+    um__lane *lane = &disk->lanes[UM_SYS_LANE_WORK];
+    um__slot *slot = um__free_slot(lane, UM_SYS_CALL, op);
+    if (!slot) return 0;
+    slot->function = (void (*)(void *))(uintptr_t)function;
+    slot->data = (void *)(uintptr_t)argument;
+    return um__publish(lane);
 }
 
 /* An idle lane's files are the caller's: its thread touches them only between seeing a submission (which the caller

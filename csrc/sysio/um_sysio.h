@@ -1,6 +1,6 @@
 /* um_sysio.h - the only C that makes system calls: files, written by threads of their own.
  *
- * A um_sys_disk is one data directory and three lanes. A lane is a thread, a bounded ring and nothing else:
+ * A um_sys_disk is one data directory and four lanes. A lane is a thread, a bounded ring and nothing else:
  *
  *     event loop --submit--> [ slot | slot | slot ] --> lane thread: open, pwrite, sync, pread, unlink
  *         ^                                                   |
@@ -8,7 +8,8 @@
  *
  * Operations on one lane are done in the order given; lanes do not wait for each other. The journal lane
  * carries nothing but journal writes, so that creating the next segment or answering a query from the
- * archive never stands in front of a commit; reads have a lane of their own for the same reason.
+ * archive never stands in front of a commit; reads have a lane of their own for the same reason. The work lane does no
+ * files: it calls functions, for work that would keep the event loop from its sockets.
  * The caller's thread never blocks: it writes a slot, and wakes the lane only if it sleeps. (um_sys_do_now is for the
  * caller that would rather block than have two threads woken.)
  *
@@ -33,12 +34,14 @@
 #define UM_SYS_LANE_JOURNAL 0
 #define UM_SYS_LANE_BULK 1
 #define UM_SYS_LANE_READ 2
-#define UM_SYS_LANES 3
+#define UM_SYS_LANE_WORK 3
+#define UM_SYS_LANES 4
 
 #define UM_SYS_WRITE 1                /* overwrite or grow an existing file, durably */
 #define UM_SYS_CREATE 2               /* a file of `length` real zeros; makes missing directories */
 #define UM_SYS_DELETE 3               /* a missing file is fine */
 #define UM_SYS_READ 4                 /* result: bytes read, fewer than asked for only at the end of the file */
+#define UM_SYS_CALL 5                 /* um_sys_call */
 
 #define UM_SYS_OK 0
 #define UM_SYS_NO_SPACE 1             /* nothing was written or is left allocated */
@@ -74,5 +77,7 @@ uint32_t um_sys_drain(um_sys_disk *disk, um_sys_done *out, uint32_t max);
 /* Synchronous, for benchmarks: `count` aligned synced writes of `bytes` each, one after another into a
  * zeroed file at `path` (made, then removed), their times in out_ns. Returns 1 with O_DIRECT, 0 without, -errno. */
 int um_sys_probe_write(const char *path, uint64_t bytes, uint32_t count, uint64_t *out_ns);
+/* Call function(argument) in the work lane's thread; both are addresses. 1: accepted; 0: the lane is full, drain first. */
+int um_sys_call(um_sys_disk *disk, uint64_t op, uint64_t function, uint64_t argument);
 /* CDEF END */
 #endif

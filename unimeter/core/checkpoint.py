@@ -129,6 +129,7 @@ def write(
 
 def end(groups: list[Group]) -> None:
     for group in groups:
+        group.settle()
         group.state.checkpoint_end()
 
 
@@ -139,7 +140,11 @@ def abandon(groups: list[Group], position: Position) -> Flow[None]:
 
 
 def _image(group: Group, step_bytes: int) -> Iterator[bytes]:
-    while chunk := group.state.checkpoint_read(step_bytes):
+    while True:
+        group.settle()
+        chunk = group.state.checkpoint_read(step_bytes)
+        if not chunk:
+            return
         yield chunk
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from unimeter.kernels.api import Bytes
+from unimeter.kernels.api import Bytes, Job
 
 
 class Send:
@@ -71,6 +71,14 @@ class Read(NamedTuple):
     length: int
 
 
+class Apply(NamedTuple):
+    """Do this work beside what decides, as soon as possible or when it is finished: `job` says how (kernels.api.Job).
+    Completes exactly once with ApplyDone, which may be late: whoever decides can finish the job before."""
+
+    op: int
+    job: Job
+
+
 class Dial(NamedTuple):
     """Connect to another node's peer address. Completes once: LinkOpened with `dialled` = ref, or DialFailed."""
 
@@ -84,4 +92,4 @@ class Halt(NamedTuple):
     reason: str | None
 
 
-Effect = Send | Close | Dial | Write | Create | Delete | Read | Halt
+Effect = Send | Close | Dial | Apply | Write | Create | Delete | Read | Halt

@@ -8,6 +8,10 @@ lone event waits for nobody. Async requests are answered when their entry is sea
 sealed at the end of the turn even while the journal is busy. Changes of the catalog and of the cluster are entries of
 their own, ahead of the open one.
 
+Committed entries are applied at once when they are few; many rows are applied aside, in another thread, while this one goes on
+taking requests. Until they are done the state is as it was: nobody may ask for more (`aside`), and who must know waits
+(`settle`).
+
 What becomes of a sealed entry when its leader is deposed is not guessed: whoever waits for it is told once this
 replica has applied something that decides it. Its own index with its own term: stored. Any entry of a later term
 at or below that index: it can never be committed, nothing of it is stored.
@@ -29,7 +33,8 @@ from unimeter.core.raft.messages import Entry
 from unimeter.core.raft.raft import Raft
 from unimeter.core.refusal import Refused
 from unimeter.kernels import layout
-from unimeter.kernels.api import Applied, Bytes, GroupState, Intake, Kernels, Limits, Reply
+from unimeter.kernels.api import Applied, Bytes, GroupState, Intake, Job, Kernels, Limits, Reply
+from unimeter.kernels.layout import EntryHead
 
 Outcome = tuple[Metric, bool] | Refused | None
 DIGESTS_KEPT = 512  # of the newest applied entries, to be compared with other replicas
@@ -87,6 +92,14 @@ class Sealed:
         self.bundles: list[Bundled] = [] if bundles is None else bundles
 
 
+class Aside(NamedTuple):
+    """Entries that are being applied in another thread."""
+
+    op: int
+    job: Job
+    entries: list[tuple[Entry, EntryHead]]
+
+
 class Place:
     """The journal record that holds an entry."""
 
@@ -130,6 +143,10 @@ class Group:
         self.alert_next = 1
         self.digests: deque[tuple[int, int]] = deque(maxlen=DIGESTS_KEPT)  # (index, running digest)
         self.leading_term = 0  # the term in which next_row and stamp_ns were taken from the log's end
+        self._aside: Aside | None = None
+        self.work: Callable[[Job], int] = (
+            _no_work  # have it done by another thread; the number that applied_aside is told
+        )
         self.on_special: Callable[[], None] = lambda: None  # an entry that is not of events was applied
         self.on_superseded: Callable[[Group, Sealed], None] = lambda _group, _sealed: None
         self.on_bundle: Callable[[Group, Bundled, Applied, int], None] = lambda *_: None
@@ -322,27 +339,97 @@ class Group:
 
     # ---- after the log ----
 
+    @property
+    def aside(self) -> bool:
+        """Are entries being applied aside? Then nothing may be asked of the state that depends on them."""
+        return self._aside is not None
+
+    @property
+    def aside_op(self) -> int:
+        """The number by which the end of that will be told; 0: nothing is being applied."""
+        return 0 if self._aside is None else self._aside.op
+
     def apply_committed(self) -> list[Reply]:
-        """Apply what is committed and durable here, in order. Returns the answers."""
+        """Apply what is committed and durable here, in order. Returns the answers. Many rows at once are applied aside, and
+        answered by `applied_aside`."""
         replies: list[Reply] = []
         raft = self.raft
         end = min(raft.commit, raft.stable_index)
+        if self._aside is not None:
+            if self._rows_behind(end) <= self.config.apply_aside_rows_max:
+                return replies
+            replies += self._conclude_aside()  # it does not keep up with what comes: whoever takes more in waits for it
         while self.applied_index < end:
-            entry = raft.log.entry(self.applied_index + 1)
-            assert entry is not None, "entries that are not applied are in memory"
-            sealed = self._sealed.pop(entry.index, None)
-            if entry.term > self.applied_term:
-                self._drop_older(entry)
-            if sealed is not None and sealed.term != entry.term:
-                self._drop(sealed)
-                sealed = None
-            applied, outcome = self.apply(entry.data)
-            if self._replicated:
-                self.digests.append((entry.index, self.state.running_digest()))
-            if sealed is not None:
-                replies += self._answer(sealed, applied, outcome)
-        raft.log.trim(self.applied_index, self.config.log_cache_bytes if self._replicated else 0)
+            several = self._next_entries(end)
+            if sum(head.row_count for _, head in several) >= self.config.apply_aside_rows:
+                job = self.state.begin(self.catalog.compiled, [entry.data for entry, _ in several])
+                self._aside = Aside(self.work(job), job, several)
+                break
+            for entry, head in several:
+                replies += self._conclude(entry, head, *self._apply_now(head, entry.data))
+        self._trim()
         return replies
+
+    def _next_entries(self, end: int) -> list[tuple[Entry, EntryHead]]:
+        """Entries of events that can be applied in one go; or a single one of another kind."""
+        several: list[tuple[Entry, EntryHead]] = []
+        rows = 0
+        for index in range(self.applied_index + 1, end + 1):
+            entry = self.raft.log.entry(index)
+            assert entry is not None, "entries that are not applied are in memory"
+            head = head_of(entry.data)
+            rows += head.row_count
+            special = head.kind != layout.UM_ENTRY_BATCHES
+            if several and (special or rows > self.config.apply_aside_rows_max):
+                break
+            several.append((entry, head))
+            if special:
+                break
+        return several
+
+    def _rows_behind(self, end: int) -> int:
+        """How many rows are committed beyond those that are being applied aside?"""
+        assert self._aside is not None
+        newest, (entry, head) = self.raft.log.entry(end), self._aside.entries[-1]
+        assert newest is not None, "entries that are not applied are in memory"
+        if newest.index <= entry.index:
+            return 0
+        last = head_of(newest.data)
+        return last.first_seq + last.row_count - head.first_seq - head.row_count
+
+    def applied_aside(self, op: int) -> list[Reply]:
+        """What `work` was asked to do by that number is done: the answers. Nothing if it was waited for meanwhile."""
+        return self._conclude_aside() if self.aside_op == op else []
+
+    def settle(self) -> None:
+        """Wait for what is being applied aside: the state is to be asked now."""
+        if self._aside is not None:
+            self._ordered += self._conclude_aside()
+
+    def _conclude_aside(self) -> list[Reply]:
+        aside, self._aside = self._aside, None
+        assert aside is not None
+        replies: list[Reply] = []
+        for (entry, head), applied in zip(aside.entries, aside.job.finish(), strict=True):
+            replies += self._conclude(entry, head, applied, None)
+        self._trim()
+        return replies
+
+    def _trim(self) -> None:
+        self.raft.log.trim(self.applied_index, self.config.log_cache_bytes if self._replicated else 0)
+
+    def _conclude(self, entry: Entry, head: EntryHead, applied: Applied, outcome: Outcome) -> list[Reply]:
+        """The entry is applied: note it, and answer whoever waited for it."""
+        sealed = self._sealed.pop(entry.index, None)
+        if entry.term > self.applied_term:
+            self._drop_older(entry)
+        if sealed is not None and sealed.term != entry.term:
+            self._drop(sealed)
+            sealed = None
+        self._note(head, applied)
+        if self._replicated:
+            self.digests.append((entry.index, applied.digest))
+        return [] if sealed is None else self._answer(sealed, applied, outcome)
 
     def _answer(self, sealed: Sealed, applied: Applied, outcome: Outcome) -> list[Reply]:
         self.answered_index = max(self.answered_index, self.applied_index)
@@ -367,14 +454,21 @@ class Group:
         if sealed.intake is not None:
             self.on_superseded(self, sealed)
 
-    def apply(self, entry: Bytes) -> tuple[Applied, Outcome]:
-        """Apply the next entry of the log, whoever made it."""
+    def apply(self, entry: Bytes) -> None:
+        """Recovery: apply the next entry of the log, whoever made it."""
         head = head_of(entry)
+        applied, _ = self._apply_now(head, entry)
+        self._note(head, applied)
+
+    def _apply_now(self, head: EntryHead, entry: Bytes) -> tuple[Applied, Outcome]:
+        outcome = None if head.kind == layout.UM_ENTRY_BATCHES else self._apply_special(head.kind, entry)
+        return self.state.apply(self.catalog.compiled, entry), outcome
+
+    def _note(self, head: EntryHead, applied: Applied) -> None:
+        """The next entry of the log is applied."""
         assert head.index == self.applied_index + 1, (
             f"group {self.number}: entry {head.index} after {self.applied_index}"
         )
-        outcome = None if head.kind == layout.UM_ENTRY_BATCHES else self._apply_special(head.kind, entry)
-        applied = self.state.apply(self.catalog.compiled, entry)
         self.applied_index, self.applied_term = head.index, head.term
         self.alert_next = applied.alerts_after
         place = self._places.pop(head.index)
@@ -390,7 +484,6 @@ class Group:
             )
         if self._dirty and not self._places:
             self._dirty.clear()
-        return applied, outcome
 
     def _apply_special(self, kind: int, entry: Bytes) -> Outcome:
         """What an entry means that holds no events."""
@@ -411,3 +504,7 @@ class Group:
         self.applied_index = self.answered_index = meta.applied_index
         self.applied_term = meta.applied_term
         self.alert_next = meta.alert_next
+
+
+def _no_work(_job: Job) -> int:
+    raise AssertionError("the node sets this before it serves")

@@ -95,6 +95,12 @@ class ReadDone(NamedTuple):
     error: DiskError | None = None
 
 
+class ApplyDone(NamedTuple):
+    """An Apply is done, or can be finished."""
+
+    op: int
+
+
 @dataclass(frozen=True, slots=True)
 class TimePassed:
     """`Node.deadline_ns` has come (or nothing else happened for a while)."""
@@ -114,6 +120,7 @@ Input = (
     | LinkClosed
     | WriteDone
     | ReadDone
+    | ApplyDone
     | TimePassed
     | StopRequested
 )

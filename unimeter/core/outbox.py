@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from unimeter.core.effects import Close, Create, Delete, Dial, Effect, Halt, Read, Send, Write
+from unimeter.core.effects import Apply, Close, Create, Delete, Dial, Effect, Halt, Read, Send, Write
 from unimeter.core.flow import CreateFile, DeleteFile, ReadFile, Request
-from unimeter.kernels.api import Bytes
+from unimeter.kernels.api import Bytes, Job
 
 
 class Outbox:
@@ -30,6 +30,12 @@ class Outbox:
     def write_journal(self, file: str, offset: int, data: Bytes, lone: bool) -> int:
         self._op += 1
         self._effects.append(Write(self._op, file, offset, data, lone=lone))
+        return self._op
+
+    def apply(self, job: Job) -> int:
+        """Have the job done by somebody else. Returns the operation's number."""
+        self._op += 1
+        self._effects.append(Apply(self._op, job))
         return self._op
 
     def request(self, request: Request) -> int:

@@ -134,7 +134,10 @@ class Reads:
         def scan() -> Flow[None]:
             try:
                 for stripe in stripes:
-                    query.scan((yield from self._records(stripe)), stripe.first_row, stripe.end_row)
+                    records = yield from self._records(stripe)
+                    group.settle()
+                    query.scan(records, stripe.first_row, stripe.end_row)
+                group.settle()
                 answer(Answer(query.rows(), index))
             except TooManyGroups:
                 fail(too_many_groups(self._config.query_groups_max))
@@ -166,6 +169,7 @@ class Reads:
             try:
                 for stripe in stripes:
                     records = yield from self._records(stripe)
+                    group.settle()
                     found += scan.scan(records, limit - len(found), stripe.first_row, stripe.end_row)
                     if len(found) >= limit:
                         break

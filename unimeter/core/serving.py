@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from unimeter.config import NodeConfig
@@ -45,7 +46,7 @@ from unimeter.core.service import Service, Status
 from unimeter.core.topology import Topology
 from unimeter.core.upkeep import NEVER_NS, Upkeep
 from unimeter.kernels import layout
-from unimeter.kernels.api import Kernels, Limits
+from unimeter.kernels.api import Job, Kernels, Limits
 
 STOPPING = Refused("overloaded", "the node is stopping", "try again when it is back")
 LEAVING = Refused("no_leader", "the node is stopping", "ask another node of the cluster")
@@ -92,6 +93,7 @@ class Serving:
         self._fitness_ns = NEVER_NS
         self._thorough_ns = 0  # when a turn looks at everything at the latest
         self._epoch_told = 0
+        self._working: dict[int, Group] = {}  # operation -> whose entries it applies
         self._limits_proposed: dict[int, int] = {}  # group -> term in which this node proposed its limits
         self._attach(found, prng)
         self.journal = Journal(kernels, config, self.cluster_id, found.position, found.tail)
@@ -171,6 +173,7 @@ class Serving:
             reads.unreadable = self.fitness.found_unreadable
         for group in self.groups:
             group.on_special = self._special_applied
+            group.work = partial(self._work, group)
         self.records.rolled = self._rolled
         self.fitness.notice = self._notice
         self.fitness.mark_reached = self.mark_reached
@@ -179,6 +182,11 @@ class Serving:
         self.divergence.halt = self._diverged
         self.divergence.notice = self._notice
         self.cluster.notice = self._notice
+
+    def _work(self, group: Group, job: Job) -> int:
+        op = self._out.apply(job)
+        self._working[op] = group
+        return op
 
     def _rolled(self) -> None:
         self.look_round()
@@ -318,6 +326,19 @@ class Serving:
         if self._has_more_to_do():
             self._wake()
 
+    def applied(self, op: int) -> None:
+        """Entries that were applied aside are done."""
+        group = self._working.pop(op, None)
+        if group is not None:
+            self.mark_reached("applied_aside" if group.aside_op == op else "applied_aside_waited_for")
+            self._links.answer(group.applied_aside(op))
+        self._apply()
+        self._answer_ordered()
+        self._serve_reads()
+        self.send()
+        if self._has_more_to_do():
+            self._wake()
+
     def _has_more_to_do(self) -> bool:
         """Is there anything left that only a turn does?"""
         now_ns = self.now.monotonic_ns
@@ -335,14 +356,18 @@ class Serving:
         for group in self.groups:
             if group.raft.commit > group.applied_index:
                 self._links.answer(group.apply_committed())
-            if self._links.subscriptions and self._links.push_alerts(group.number, group.state, group.alert_next):
+            if group.aside or not self._links.subscriptions:
+                continue
+            if self._links.push_alerts(group.number, group.state, group.alert_next):
                 self._wake()
 
     def _serve_reads(self) -> None:
-        for reads in self.reads:
+        for group, reads in zip(self.groups, self.reads, strict=True):
             if reads.idle:
                 continue
             reads.turn(self.now.monotonic_ns)
+            if group.aside:
+                continue  # they are served when that is done
             for scan in reads.due():
 
                 def ended(_: None, reads: Reads = reads) -> None:

@@ -111,6 +111,10 @@ class Upkeep:
 
     def begin_checkpoint(self, now_ns: int) -> bool:
         """Write the state as it is now. False: a checkpoint is under way, or it would begin no later than the last."""
+        for group in self._groups:
+            if group.aside:
+                group.settle()
+                self._wake()  # for the answers
         position, mark = self._replay_from(), self._journal.bytes_written
         if self.checkpointing or checkpoint.checkpoint_file(position.seq) in self._checkpoints:
             return False

@@ -5,8 +5,9 @@ so the test glue can never be kinder than the real glue. It knows the world only
 from __future__ import annotations
 
 from unimeter.config import NodeConfig
-from unimeter.core.effects import Close, Dial, Halt, Send
+from unimeter.core.effects import Apply, Close, Dial, Halt, Send
 from unimeter.core.inputs import (
+    ApplyDone,
     Booted,
     DialFailed,
     FramesArrived,
@@ -97,7 +98,7 @@ class Driver:
         self._pending_bytes -= framer.counted_bytes
         return True
 
-    def completed(self, event: WriteDone | ReadDone) -> None:
+    def completed(self, event: WriteDone | ReadDone | ApplyDone) -> None:
         self._step(event)
 
     def stop(self) -> None:
@@ -119,6 +120,8 @@ class Driver:
         for effect in node.step(now, event):
             if isinstance(effect, Send):
                 self._network.send(effect.link, effect.data)
+            elif isinstance(effect, Apply):
+                self._process.work(effect)
             elif isinstance(effect, Close):
                 closing.append(effect.link)
             elif isinstance(effect, Dial):

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from unimeter.core.effects import Create, Delete, Effect, Read, Write
-from unimeter.core.inputs import FileInfo, Input, Now, ReadDone, WriteDone
+from unimeter.core.effects import Apply, Create, Delete, Effect, Read, Write
+from unimeter.core.inputs import ApplyDone, FileInfo, Input, Now, ReadDone, WriteDone
 from unimeter.kernels.api import Bytes
 
 
@@ -35,7 +35,7 @@ class Disk(Protocol):
     """One data directory. Every submitted operation completes exactly once through `on_done`, unless the
     process dies."""
 
-    def start(self, on_done: Callable[[WriteDone | ReadDone], None]) -> None: ...
+    def start(self, on_done: Callable[[WriteDone | ReadDone | ApplyDone], None]) -> None: ...
     def files(self) -> tuple[FileInfo, ...]:
         """All files below the data directory, sorted by name; called once, at boot."""
 
@@ -57,5 +57,8 @@ class Network(Protocol):
 
 
 class Process(Protocol):
+    def work(self, effect: Apply) -> None:
+        """See to the job in another thread, or not at all; then driver.completed(ApplyDone), never from inside this call."""
+
     def halt(self, reason: str | None) -> None:
         """End this process: reason None is a clean stop, anything else a failure to be reported loudly."""

@@ -14,7 +14,7 @@ Units: `_ns` nanoseconds since 1970 UTC, `_bytes` bytes, `seq` a row's position 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -65,6 +65,7 @@ class Applied(Protocol):
     max_ts: int  # min_ts > max_ts when the entry has no row
     alerts_before: int
     alerts_after: int
+    digest: int  # the running digest after the entry
 
     def summary(self, batch: int) -> Summary: ...
     def extract(self, first_batch: int, batch_count: int) -> bytes:
@@ -293,16 +294,30 @@ class Limits:
     # encode() -> bytes and decode(bytes) are functions of kernels.layout: encode_limits, decode_limits
 
 
+class Job(Protocol):
+    """Entries that are being applied (GroupState.begin)."""
+
+    @property
+    def call(self) -> tuple[int, int]:
+        """Addresses of a C function and of its argument: to call it does the work, in any thread, once. (0, 0): only
+        finish() does."""
+
+    def finish(self) -> Iterator[Applied]:
+        """What became of the entries, in order, each valid until the next is asked for; does, or waits for, what is not
+        done yet. Once, and to its end."""
+
+
 class GroupState(Protocol):
     """One group's replicated state: a pure function of its log."""
 
     def apply(self, catalog: Catalog, entry: Bytes) -> Applied:
         """Apply one whole entry (any kind). Total: whatever cannot be stored is a verdict."""
 
-    def meta(self) -> Meta: ...
-    def running_digest(self) -> int:
-        """meta().digest, without the rest."""
+    def begin(self, catalog: Catalog, entries: Sequence[Bytes]) -> Job:
+        """Apply these entries of events, one after another, when the job is finished or before. Until then nothing else
+        may be asked of the state that depends on them, or changes it; figures may be read, of before or of meanwhile."""
 
+    def meta(self) -> Meta: ...
     def limits(self) -> Limits: ...
     def region_counts(self) -> tuple[int, ...]:
         """Records in use per region, in the order of UM_R_*."""

@@ -101,7 +101,7 @@ def skips_an_entry_in_recovery(run: Run) -> None:
     kernels = _kernels(run)
 
     class Nothing:
-        batch_count = row_count = alerts_before = alerts_after = max_ts = 0
+        batch_count = row_count = alerts_before = alerts_after = max_ts = digest = 0
         min_ts = 1
 
     class Skipping(WrappedState):

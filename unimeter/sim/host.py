@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from unimeter.config import NodeConfig
-from unimeter.core.effects import Effect, Write
-from unimeter.core.inputs import Input, Now
+from unimeter.core.effects import Apply, Effect, Write
+from unimeter.core.inputs import ApplyDone, Input, Now
 from unimeter.core.node import Node
 from unimeter.io.driver import Driver
 from unimeter.kernels import layout
@@ -25,11 +25,12 @@ from unimeter.sim.clock import ProcessClock, WallClock
 from unimeter.sim.disk import KILL, POWER_CUT, SimDisk
 from unimeter.sim.network import End, Network
 from unimeter.sim.prng import Prng
-from unimeter.sim.world import World
+from unimeter.sim.world import MS, World
 
 BUCKET_SUM_OFFSET = layout.LAYOUTS["um_bucket"][1]["sum_lo"]
 DIGEST_OFFSET = layout.LAYOUTS["um_meta"][1]["digest"]
 NEVER_NS = 1 << 62
+WORK_MAX_NS = 2 * MS  # that a thread may take to apply what it was given
 
 
 @dataclass(frozen=True)
@@ -231,6 +232,7 @@ class Incarnation:
         self._halt: tuple[str | None] | None = None
         self.alive = True
         setup = host.setup
+        self._luck = prng.stream("work")
         self.clock = ProcessClock(host.world, host.wall, prng.stream("clock"), self.enter)
         self.node = host.make_node(setup)
         self.driver = Driver(
@@ -324,6 +326,11 @@ class Incarnation:
     def _on_close(self, end: End) -> None:
         self._ends.pop(end.link, None)
         self.enter(self.driver.link_closed, end.link)
+
+    def work(self, effect: Apply) -> None:
+        """Nobody works on it: what is not finished is not done. When it could be finished is a matter of chance."""
+        delay_ns = self._luck.below(WORK_MAX_NS) if self._luck.chance(0.7) else 0
+        self._host.world.after(delay_ns, self.enter, self.driver.completed, ApplyDone(effect.op))
 
     def send(self, link: int, data: Bytes) -> None:
         end = self._ends.get(link)

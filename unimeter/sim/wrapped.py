@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from unimeter.kernels.api import Kernels
+from unimeter.kernels.deferred import DeferredJob
 
 
 class _Through:
@@ -22,6 +23,10 @@ class WrappedIntake(_Through):
 
 class WrappedState(_Through):
     """A GroupState; subclasses replace single methods."""
+
+    def begin(self, catalog: Any, entries: Any) -> DeferredJob:
+        """Applied by the method that may have been replaced."""
+        return DeferredJob(self, catalog, entries)
 
 
 class WrappedKernels(_Through):

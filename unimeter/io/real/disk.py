@@ -38,8 +38,8 @@ from pathlib import Path
 from typing import Any
 
 from unimeter.config import BLOCK_BYTES
-from unimeter.core.effects import Create, Delete, Read, Write
-from unimeter.core.inputs import DiskError, FileInfo, ReadDone, WriteDone
+from unimeter.core.effects import Apply, Create, Delete, Read, Write
+from unimeter.core.inputs import ApplyDone, DiskError, FileInfo, ReadDone, WriteDone
 from unimeter.io.real._sysio import ffi, lib
 
 LOCK_NAME = "lock"
@@ -74,6 +74,7 @@ class DiskFigures:
     deletes: int = 0
     no_space: int = 0
     failed: int = 0
+    calls: int = 0  # jobs of the work lane
     journal_write_ns: int = 0
     journal_write_buckets: list[int] = field(default_factory=lambda: [0] * (len(WRITE_SECONDS_BUCKETS) + 1))
 
@@ -147,16 +148,17 @@ class RealDisk:
         self._lone: Write | None = None  # to be done at the end of this turn
         self._journal_writes = 0  # under way
         self._pause_writes = 0  # so many journal writes are the lane's, because the disk was slow
-        self._on_done: Callable[[WriteDone | ReadDone], None] | None = None
+        self._on_done: Callable[[WriteDone | ReadDone | ApplyDone], None] | None = None
         self.around: Callable[[Callable[[], None]], None] = lambda drain: drain()  # runs every drain
         self._pending: dict[int, tuple[Write | Create | Delete | Read, Any]] = {}  # op -> effect, its memory
+        self._jobs: dict[int, Apply] = {}  # that the work lane has, or nobody
         self._backlog: tuple[deque[tuple[Any, ...]], ...] = tuple(deque() for _ in range(lib.UM_SYS_LANES))
         self._reading: dict[str, int] = {}  # file -> reads under way
         self._held: dict[str, list[Create | Delete]] = {}  # waiting for those reads
         self.last_error = ""  # what the operating system said of the last FAILED operation
         self.figures = DiskFigures(direct=bool(lib.um_sys_is_direct(self._disk)))
 
-    def start(self, on_done: Callable[[WriteDone | ReadDone], None]) -> None:
+    def start(self, on_done: Callable[[WriteDone | ReadDone | ApplyDone], None]) -> None:
         self._on_done = on_done
         self._loop.add_reader(lib.um_sys_eventfd(self._disk), lambda: self.around(self._drain))
 
@@ -201,6 +203,18 @@ class RealDisk:
         else:
             self._start_change(effect)
 
+    def work(self, effect: Apply) -> None:
+        """Call the job's function in the work lane. What has none, or no room there, is left to whoever finishes it."""
+        function, argument = effect.job.call
+        self._jobs[effect.op] = effect
+        if not function or not lib.um_sys_call(self._disk, effect.op, function, argument):
+            self._loop.call_soon(lambda: self.around(lambda: self._worked(effect.op)))
+
+    def _worked(self, op: int) -> None:
+        assert self._on_done is not None
+        if self._jobs.pop(op, None) is not None:
+            self._on_done(ApplyDone(op))
+
     def _start_write(self, lane: int, effect: Write) -> None:
         self._start(lane, lib.UM_SYS_WRITE, effect, effect.offset, ffi.from_buffer(effect.data), len(effect.data))
 
@@ -244,6 +258,7 @@ class RealDisk:
         lib.um_sys_close(self._disk)
         self._disk = ffi.NULL
         self._pending.clear()
+        self._jobs.clear()
         for backlog in self._backlog:
             backlog.clear()
         os.close(self._lock_fd)
@@ -272,6 +287,10 @@ class RealDisk:
         done = self._done
         for i in range(lib.um_sys_drain(self._disk, done, DRAIN_MAX)):
             answer = done[i]
+            if answer.kind == lib.UM_SYS_CALL:
+                self.figures.calls += 1
+                self._worked(answer.op)
+                continue
             effect, memory = self._pending.pop(answer.op)
             error = self._error_of(answer, effect)
             if isinstance(effect, Read):

@@ -39,6 +39,7 @@ from typing import Any, NoReturn
 import uvloop
 
 from unimeter import kernels
+from unimeter.core.effects import Apply
 from unimeter.core.node import Node
 from unimeter.io.driver import Driver
 from unimeter.io.real.address import Address, bind
@@ -265,6 +266,10 @@ class Server:
         die(
             f"stopping took longer than {DRAIN_SECONDS_MAX:.0f} s: stopped anyway; nothing that was acknowledged is lost"
         )
+
+    def work(self, effect: Apply) -> None:
+        """interface.Process."""
+        self._disk.work(effect)
 
     def halt(self, reason: str | None) -> None:
         """interface.Process."""

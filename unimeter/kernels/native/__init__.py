@@ -1,7 +1,8 @@
 """The kernels in C, behind the types of `unimeter.kernels.api`.
 
 One module per noun: wire (frames, catalog), intake (an open entry), splitter (the open entries of several groups),
-journal (checksums, entries, records), state (a group's tables), query (answers and event lists), arena (the memory
+journal (checksums, entries, records), state (a group's tables), job and applied
+(entries going into one, and what became of them), query (answers and event lists), arena (the memory
 all of them live in).
 """
 
@@ -22,9 +23,10 @@ from unimeter.kernels.api import (
     StateLoader,
 )
 from unimeter.kernels.native import journal, wire
+from unimeter.kernels.native.applied import NativeApplied
 from unimeter.kernels.native.intake import NativeIntake
 from unimeter.kernels.native.splitter import NativeSplitter
-from unimeter.kernels.native.state import NativeApplied, NativeGroupState, NativeStateLoader
+from unimeter.kernels.native.state import NativeGroupState, NativeStateLoader
 
 
 class NativeKernels:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from struct import Struct
 from typing import Any
 
-from unimeter.kernels.api import Alert, Bytes, Catalog, EventScan, Limits, Meta, Query, QuerySpec, Summary
+from unimeter.kernels.api import Alert, Bytes, Catalog, EventScan, Limits, Meta, Query, QuerySpec
 from unimeter.kernels.layout import (
     ACCOUNT,
     ALERT,
@@ -25,7 +25,6 @@ from unimeter.kernels.layout import (
     ENTRY,
     LIMITS,
     META,
-    SUMMARY,
     UM_COW_CHUNK_BYTES,
     UM_ENTRY_LIMITS,
     UM_INDEXES,
@@ -40,18 +39,16 @@ from unimeter.kernels.layout import (
     encode_limits,
 )
 from unimeter.kernels.native._um import ffi, lib
+from unimeter.kernels.native.applied import NativeApplied
+from unimeter.kernels.native.job import HEAD, NativeJob
 from unimeter.kernels.native.query import begin_events, begin_query
 
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
 _HUGE_PAGE_BYTES = 2 << 20
 _HUGE_FROM_BYTES = 64 << 20  # an area that may become so large asks for huge pages
-_HEAD = Struct("<4xIHHI32xI")  # um_entry: body_len, group, kind, batch_count, row_count
 _IMAGE_HEAD = Struct("<16x17Q")  # used bytes per region, see checkpoint.c
 _SLOTS_MIN = 64  # of an index
-_I64_MAX = 2**63 - 1
 _META_FIELDS = len(Meta._fields) + 1  # um_meta begins with its version, then come the fields of Meta
-_DIGEST = Struct("<Q")
-_DIGEST_AT = 8 * (1 + Meta._fields.index("digest"))
 _RECORD_BYTES = tuple(int(lib.um_region_record_bytes(region)) for region in range(UM_REGIONS))
 _SCRATCH_BYTES = int(lib.um_scratch_bytes_max())
 
@@ -108,58 +105,6 @@ def _arenas(state: Any) -> list[Any]:
     return [*regions, *indexes, state.cow, state.cow_map, state.scratch]
 
 
-class NativeApplied:
-    """What the last apply did (api.Applied). The memory is the state's, until its next apply."""
-
-    __slots__ = ("_summaries_view", "alerts_after", "alerts_before", "batch_count", "max_ts", "min_ts", "row_count",
-                 "stamp_ns", "summaries_c", "verdicts_c")  # fmt: skip
-
-    def __init__(self, values: Sequence[int], summaries_c: Any, summaries_view: memoryview, verdicts_c: Any) -> None:
-        self.batch_count, self.row_count, self.min_ts, self.max_ts, self.alerts_before, self.alerts_after = values
-        self.summaries_c = summaries_c  # um_summary[]
-        self.verdicts_c = verdicts_c  # uint8_t[], one per row
-        self._summaries_view = summaries_view
-        self.stamp_ns = 0  # of an entry that was applied elsewhere
-
-    @classmethod
-    def remote(cls, data: Bytes, batch_count: int, row_count: int, stamp_ns: int) -> NativeApplied:
-        """What extract() said elsewhere."""
-        size = batch_count * SUMMARY.size
-        if len(data) != size + row_count:
-            raise ValueError("these are not the summaries and verdicts of so many batches and rows")
-        summaries = ffi.new("um_summary[]", max(1, batch_count))
-        verdicts = ffi.new("uint8_t[]", max(1, row_count))
-        view = memoryview(ffi.buffer(summaries))
-        view[:size] = memoryview(data)[:size]
-        ffi.buffer(verdicts)[:row_count] = memoryview(data)[size:]
-        made = cls((batch_count, row_count, _I64_MAX, -_I64_MAX - 1, 0, 0), summaries, view, verdicts)
-        made.stamp_ns = stamp_ns
-        return made
-
-    def summary(self, batch: int) -> Summary:
-        if not 0 <= batch < self.batch_count:
-            raise IndexError(batch)
-        return Summary._make(SUMMARY.unpack_from(self._summaries_view, batch * SUMMARY.size))
-
-    def verdicts(self, batch: int) -> bytes:
-        """UM_V_* of every row of a batch."""
-        first = self.summary(batch).row_base
-        past = self.summary(batch + 1).row_base if batch + 1 < self.batch_count else self.row_count
-        return bytes(ffi.buffer(self.verdicts_c + first, past - first))
-
-    def extract(self, first_batch: int, batch_count: int) -> bytes:
-        if not 0 <= first_batch <= first_batch + batch_count <= self.batch_count:
-            raise IndexError(first_batch)
-        if not batch_count:
-            return b""
-        summaries = [self.summary(batch) for batch in range(first_batch, first_batch + batch_count)]
-        base, end = summaries[0].row_base, first_batch + batch_count
-        past = self.summary(end).row_base if end < self.batch_count else self.row_count
-        parts = [SUMMARY.pack(*each._replace(row_base=each.row_base - base)) for each in summaries]
-        parts.append(bytes(ffi.buffer(self.verdicts_c + base, past - base)))
-        return b"".join(parts)
-
-
 class NativeGroupState:
     """One group's replicated state (api.GroupState). `cdata` is the um_state."""
 
@@ -179,6 +124,7 @@ class NativeGroupState:
         self._applied_view = memoryview(ffi.buffer(self._applied))
         self._room(64, 1024)
         self._image_left = -1
+        self._job_open = False
 
     def _room(self, summaries: int, verdicts: int) -> None:
         self._summaries: Any = ffi.new("um_summary[]", summaries)
@@ -187,7 +133,8 @@ class NativeGroupState:
         self._summaries_max, self._verdicts_max = summaries, verdicts
 
     def apply(self, catalog: Catalog, entry: Bytes) -> NativeApplied:
-        body_len, _, kind, batch_count, row_count = _HEAD.unpack_from(entry)
+        self._assert_idle()
+        body_len, _, kind, batch_count, row_count = HEAD.unpack_from(entry)
         assert len(entry) >= ENTRY.size + body_len, "an entry is whole"
         if batch_count > self._summaries_max or row_count > self._verdicts_max:
             self._room(max(2 * batch_count, self._summaries_max), max(2 * row_count, self._verdicts_max))
@@ -198,6 +145,20 @@ class NativeGroupState:
         return NativeApplied(
             APPLIED.unpack_from(self._applied_view), self._summaries, self._summaries_view, self._verdicts
         )
+
+    def begin(self, catalog: Catalog, entries: Sequence[Bytes]) -> NativeJob:
+        self._assert_idle()
+
+        def ended() -> None:
+            self._job_open = False
+
+        catalog_c: Any = catalog.cdata  # type: ignore[attr-defined]
+        job = NativeJob(self.cdata, catalog_c, entries, ended)
+        self._job_open = True
+        return job
+
+    def _assert_idle(self) -> None:
+        assert not self._job_open, "entries are being applied: finish the job before"
 
     def _reserve(self, limits: Limits) -> None:
         """Move into a larger mapping if these limits need one."""
@@ -221,10 +182,6 @@ class NativeGroupState:
     def meta(self) -> Meta:
         return Meta._make(META.unpack_from(self._region(UM_R_META))[1:_META_FIELDS])
 
-    def running_digest(self) -> int:
-        digest: int = _DIGEST.unpack_from(self._memory.view, self._memory.offsets[UM_R_META] + _DIGEST_AT)[0]
-        return digest
-
     def limits(self) -> Limits:
         at = _META_FIELDS * 8
         return decode_limits(self._region(UM_R_META)[at : at + LIMITS.size])
@@ -240,6 +197,7 @@ class NativeGroupState:
         return records + sum(8 * max(_SLOTS_MIN, 1 << max(2 * count - 1, 0).bit_length()) for count in indexed)
 
     def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int, group: int = 0) -> Query:
+        self._assert_idle()
         return begin_query(self.cdata, catalog, spec, groups_max, group)
 
     def events(
@@ -252,9 +210,11 @@ class NativeGroupState:
         metric: int | None,
         group: int = 0,
     ) -> EventScan:
+        self._assert_idle()
         return begin_events(self.cdata, account, since, until, after_seq, end_seq, metric, group)
 
     def alerts(self, since: int, account: int | bytes | None, limit: int) -> list[Alert]:
+        self._assert_idle()
         found: list[Alert] = []
         records = self._region(UM_R_ALERTS)
         first = max(since, 0)  # the alert with number n is record n - 1
@@ -296,11 +256,13 @@ class NativeGroupState:
     # ---- checkpoint ----
 
     def checkpoint_begin(self) -> int:
+        self._assert_idle()
         assert self._image_left < 0, "one checkpoint at a time"
         self._image_left = int(lib.um_ckpt_begin(self.cdata))
         return self._image_left
 
     def checkpoint_read(self, bytes_max: int) -> bytes:
+        self._assert_idle()
         assert self._image_left >= 0, "no checkpoint has begun"
         out = bytearray(min(bytes_max, self._image_left))
         produced = int(lib.um_ckpt_read(self.cdata, ffi.from_buffer(out), len(out)))
@@ -309,6 +271,7 @@ class NativeGroupState:
         return bytes(out)
 
     def checkpoint_end(self) -> None:
+        self._assert_idle()
         if self.cdata.cow.used:
             self._memory.forget_saved_chunks()
         self._memory.forget_left_tables(self.cdata)  # here, as it is done now and then

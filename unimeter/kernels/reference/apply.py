@@ -36,6 +36,7 @@ class ReferenceApplied:
         self.alerts_after = alerts_before
         self.summaries: list[Summary] = []
         self.verdicts = bytearray()  # one byte per row
+        self.digest = 0
         self.stamp_ns = 0  # of an entry that was applied elsewhere
 
     @classmethod
@@ -106,6 +107,7 @@ def apply(state: State, catalog: ReferenceCatalog, entry: Bytes) -> ReferenceApp
     state.meta.applied_term = head.term
     state.meta.stamp_ns = head.stamp_ns
     applied.alerts_after = state.meta.alert_next
+    applied.digest = state.meta.digest
     return applied
 
 

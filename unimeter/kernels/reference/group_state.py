@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from unimeter.kernels import layout as lay
 from unimeter.kernels.api import Alert, Bytes, Catalog, Limits, Meta, QuerySpec
+from unimeter.kernels.deferred import DeferredJob
 from unimeter.kernels.reference import checkpoint
 from unimeter.kernels.reference.apply import ReferenceApplied, apply
 from unimeter.kernels.reference.catalog import own
@@ -42,12 +45,12 @@ class ReferenceGroupState:
     def apply(self, catalog: Catalog, entry: Bytes) -> ReferenceApplied:
         return apply(self.state, own(catalog), entry)
 
+    def begin(self, catalog: Catalog, entries: Sequence[Bytes]) -> DeferredJob:
+        return DeferredJob(self, catalog, entries)
+
     def meta(self) -> Meta:
         meta = self.state.meta
         return Meta(*(getattr(meta, name) for name in Meta._fields))
-
-    def running_digest(self) -> int:
-        return self.state.meta.digest
 
     def limits(self) -> Limits:
         return self.state.limits
