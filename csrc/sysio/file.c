@@ -21,6 +21,9 @@
 #include "um__sys.h"
 #include <errno.h>
 #include <fcntl.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -39,6 +42,15 @@ uint64_t um__now_ns(void) {
 void *um__map(size_t bytes) {
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     return p == MAP_FAILED ? NULL : p;
+}
+
+void um_sys_keep_memory(uint64_t large_bytes, uint64_t spare_bytes) {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, (int)large_bytes);
+    mallopt(M_TRIM_THRESHOLD, (int)spare_bytes);
+#else
+    (void)large_bytes, (void)spare_bytes;
+#endif
 }
 
 static um__outcome um__ok(uint64_t bytes) { return (um__outcome){UM_SYS_OK, 0, bytes}; }

@@ -77,6 +77,9 @@ uint32_t um_sys_drain(um_sys_disk *disk, um_sys_done *out, uint32_t max);
 /* Synchronous, for benchmarks: `count` aligned synced writes of `bytes` each, one after another into a
  * zeroed file at `path` (made, then removed), their times in out_ns. Returns 1 with O_DIRECT, 0 without, -errno. */
 int um_sys_probe_write(const char *path, uint64_t bytes, uint32_t count, uint64_t *out_ns);
+/* Have the C library keep memory that it is given back, instead of asking the system for zeroed pages again each time:
+ * blocks below `large_bytes` come from the heap, whose free end is returned beyond `spare_bytes`. */
+void um_sys_keep_memory(uint64_t large_bytes, uint64_t spare_bytes);
 /* Call function(argument) in the work lane's thread; both are addresses. 1: accepted; 0: the lane is full, drain first. */
 int um_sys_call(um_sys_disk *disk, uint64_t op, uint64_t function, uint64_t argument);
 /* CDEF END */

@@ -40,12 +40,11 @@ from unimeter.kernels.layout import (
 )
 from unimeter.kernels.native._um import ffi, lib
 from unimeter.kernels.native.applied import NativeApplied
+from unimeter.kernels.native.arena import ask_for_huge_pages
 from unimeter.kernels.native.job import HEAD, NativeJob
 from unimeter.kernels.native.query import begin_events, begin_query
 
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
-_HUGE_PAGE_BYTES = 2 << 20
-_HUGE_FROM_BYTES = 64 << 20  # an area that may become so large asks for huge pages
 _IMAGE_HEAD = Struct("<16x17Q")  # used bytes per region, see checkpoint.c
 _SLOTS_MIN = 64  # of an index
 _META_FIELDS = len(Meta._fields) + 1  # um_meta begins with its version, then come the fields of Meta
@@ -73,8 +72,7 @@ class _Memory:
             self.offsets.append(self.offsets[-1] + size)
         self.map = mmap.mmap(-1, self.offsets.pop(), flags=_FLAGS)
         for offset, size in zip(self.offsets, regions + indexes, strict=False):
-            if size >= _HUGE_FROM_BYTES:
-                self.map.madvise(mmap.MADV_HUGEPAGE, offset, size)
+            ask_for_huge_pages(self.map, offset, size)
         self.view = memoryview(self.map)
         self._hold: Any = ffi.from_buffer(self.map)
         self.base: Any = ffi.cast("uint8_t *", self._hold)
