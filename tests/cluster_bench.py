@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from tests.harness import JAN_1, LIMITS, SMALL
 from unimeter import kernels
 from unimeter.config import MIB, MS_NS, Member, NodeConfig
-from unimeter.core.effects import Close, Create, Delete, Dial, Effect, Halt, Read, Send, Write
+from unimeter.core.effects import Apply, Close, Create, Delete, Dial, Effect, Halt, Read, Send, Write
 from unimeter.core.inputs import (
+    ApplyDone,
     Booted,
     DialFailed,
     FileInfo,
@@ -143,8 +144,10 @@ class ClusterBench:
         else:
             self._queue.append((number, self._disk(machine, effect)))
 
-    def _disk(self, machine: Machine, effect: Write | Create | Delete | Read) -> Input:
+    def _disk(self, machine: Machine, effect: Write | Create | Delete | Read | Apply) -> Input:
         files = machine.files
+        if isinstance(effect, Apply):
+            return ApplyDone(effect.op)
         if isinstance(effect, Read):
             return ReadDone(
                 effect.op, bytes(files.get(effect.file, b"")[effect.offset : effect.offset + effect.length])

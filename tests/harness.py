@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from unimeter import kernels
 from unimeter.config import MIB, NodeConfig, state_limits
-from unimeter.core.effects import Close, Create, Delete, Effect, Halt, Read, Send, Write
+from unimeter.core.effects import Apply, Close, Create, Delete, Effect, Halt, Read, Send, Write
 from unimeter.core.inputs import (
+    ApplyDone,
     Booted,
     DiskError,
     FileInfo,
@@ -90,8 +91,11 @@ class Bench:
                 return
             self.step(TimePassed())
 
-    def _do(self, effect: Write | Create | Delete | Read) -> None:
+    def _do(self, effect: Write | Create | Delete | Read | Apply) -> None:
         error = None
+        if isinstance(effect, Apply):
+            self.step(ApplyDone(effect.op))
+            return
         if isinstance(effect, Read):
             data = bytes(self.files.get(effect.file, b"")[effect.offset : effect.offset + effect.length])
             self.step(ReadDone(effect.op, data))

@@ -88,3 +88,8 @@ uint32_t um_intake_frames(const uint8_t *data, uint64_t len, const um_frame *fra
     *next = at;
     return stop;
 }
+
+void um_intake_clear(um_intake *intake) {
+    intake->rows.used = intake->waiting.used = intake->immediate.used = intake->notes.used = 0;
+    intake->batch_count = intake->row_count = intake->frozen = 0;
+}

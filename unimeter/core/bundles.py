@@ -22,12 +22,13 @@ import msgpack
 
 from unimeter.config import SECOND_NS, NodeConfig
 from unimeter.core import peer_wire
-from unimeter.core.group import Bundled, Group, Sealed
+from unimeter.core.group import Group
 from unimeter.core.links import Links
 from unimeter.core.once import Once
 from unimeter.core.peer_wire import BadFrame
 from unimeter.core.peers import NEVER_NS, Peer, Peers
 from unimeter.core.refusal import Refused
+from unimeter.core.sealed import Bundled, Sealed
 from unimeter.core.topology import Topology
 from unimeter.kernels import protocol as wire
 from unimeter.kernels.api import Applied, Bytes, Intake, Kernels

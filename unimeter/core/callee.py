@@ -8,9 +8,10 @@ from typing import Any
 from unimeter.core.calls import Done
 from unimeter.core.catalog_sync import CatalogSync
 from unimeter.core.coordinator import Coordinator
-from unimeter.core.group import LEADER_CHANGED, Group
+from unimeter.core.group import Group
 from unimeter.core.moves import Moves
 from unimeter.core.refusal import Refused
+from unimeter.core.sealed import LEADER_CHANGED
 from unimeter.core.service import GroupAlert, Service
 
 

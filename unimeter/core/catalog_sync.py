@@ -19,9 +19,10 @@ from typing import Any
 from unimeter.config import SECOND_NS
 from unimeter.core.calls import Answer, Done
 from unimeter.core.catalog import check_change, numbered
-from unimeter.core.group import LEADER_CHANGED, Group, Outcome
+from unimeter.core.group import Group
 from unimeter.core.peers import NEVER_NS
 from unimeter.core.refusal import Refused
+from unimeter.core.sealed import LEADER_CHANGED, Outcome
 from unimeter.kernels import layout
 
 AGAIN_NS = SECOND_NS // 20  # before a group that refused a change is asked again

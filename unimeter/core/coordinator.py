@@ -21,13 +21,14 @@ from typing import Any
 from unimeter.config import NodeConfig
 from unimeter.core.calls import Answer, Done
 from unimeter.core.cluster import Cluster, GroupReport
-from unimeter.core.group import Group, Outcome
+from unimeter.core.group import Group
 from unimeter.core.moves import CAUGHT_UP_ENTRIES
 from unimeter.core.operating import Operating
 from unimeter.core.peers import NEVER_NS
 from unimeter.core.raft.state import Role
 from unimeter.core.refusal import Refused
 from unimeter.core.registry import ACTIVE, REMOVED, NodeRecord, Registry
+from unimeter.core.sealed import Outcome
 from unimeter.kernels import layout
 
 MOVES_MAX = 2

@@ -21,83 +21,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from unimeter.config import NodeConfig
 from unimeter.core.archive import Archive
-from unimeter.core.catalog import Catalog, Metric, apply_entry
+from unimeter.core.catalog import Catalog, apply_entry
 from unimeter.core.entry import ENTRY_BYTES, head_of, raft_entry
 from unimeter.core.journal import Position
 from unimeter.core.raft.messages import Entry
 from unimeter.core.raft.raft import Raft
 from unimeter.core.refusal import Refused
+from unimeter.core.sealed import LEADER_CHANGED, Aside, Bundled, ControlEntry, Outcome, Sealed
 from unimeter.kernels import layout
 from unimeter.kernels.api import Applied, Bytes, GroupState, Intake, Job, Kernels, Limits, Reply
 from unimeter.kernels.layout import EntryHead
 
-Outcome = tuple[Metric, bool] | Refused | None
 DIGESTS_KEPT = 512  # of the newest applied entries, to be compared with other replicas
 # entries of events on their way to a majority; measured on three nodes: 1 costs a quarter of the throughput, 2 a tenth
 UNCOMMITTED_MAX = 16
 CONTROL_WAITING_MAX = 1024  # entries of their own that wait to be sealed
-
-LEADER_CHANGED = Refused(
-    "leader_changed", "the group's leader changed before this was committed", "send it again: nothing of it was stored"
-)
-
-
-@dataclass
-class ControlEntry:
-    """A catalog, cluster, limits or configuration entry on its way through the log; `done` is told what applying it said."""
-
-    kind: int
-    body: bytes
-    done: Callable[[Outcome], None]
-
-
-class Bundled(NamedTuple):
-    """A part of the open entry that another node forwarded."""
-
-    link: int
-    token: int
-    first_batch: int
-    batches: int
-    rows: int
-
-
-class Sealed:
-    """A sealed entry that somebody waits for. `body`: the batches, in the intake's memory."""
-
-    __slots__ = ("batches", "body", "bundles", "control", "intake", "rows", "stamp_ns", "term")
-
-    def __init__(
-        self,
-        term: int,
-        stamp_ns: int,
-        intake: Intake | None = None,
-        control: ControlEntry | None = None,
-        body: Bytes = b"",
-        batches: int = 0,
-        rows: int = 0,
-        bundles: list[Bundled] | None = None,
-    ) -> None:
-        self.term = term
-        self.stamp_ns = stamp_ns
-        self.intake = intake
-        self.control = control
-        self.body = body
-        self.batches = batches
-        self.rows = rows
-        self.bundles: list[Bundled] = [] if bundles is None else bundles
-
-
-class Aside(NamedTuple):
-    """Entries that are being applied in another thread."""
-
-    op: int
-    job: Job
-    entries: list[tuple[Entry, EntryHead]]
 
 
 class Place:

@@ -28,7 +28,7 @@ from unimeter.core.flow import Flow
 from unimeter.core.flows import Flows
 from unimeter.core.front_v1 import FrontV1
 from unimeter.core.front_v2 import FrontV2
-from unimeter.core.group import LEADER_CHANGED, Group
+from unimeter.core.group import Group
 from unimeter.core.inputs import Now
 from unimeter.core.journal import Journal
 from unimeter.core.links import Links, Mark
@@ -42,6 +42,7 @@ from unimeter.core.records import Records
 from unimeter.core.recovery import Recovered
 from unimeter.core.refusal import Refused
 from unimeter.core.replication import Replication
+from unimeter.core.sealed import LEADER_CHANGED
 from unimeter.core.service import Service, Status
 from unimeter.core.topology import Topology
 from unimeter.core.upkeep import NEVER_NS, Upkeep

@@ -7,7 +7,8 @@ depends on nothing but its input and is immutable (kernels/native/wire.py), so o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
+from types import SimpleNamespace
+from typing import cast
 
 from unimeter.kernels.api import Catalog, Kernels
 
@@ -23,6 +24,5 @@ def sharing(kernels: Kernels) -> Kernels:
             found = known[key] = kernels.catalog(metrics)
         return found
 
-    shared = copy(kernels)
-    vars(shared)["catalog"] = catalog
-    return shared
+    functions = {name: getattr(kernels, name) for name in dir(kernels) if not name.startswith("_")}
+    return cast(Kernels, SimpleNamespace(**{**functions, "catalog": catalog}))

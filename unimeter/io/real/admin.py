@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -183,7 +183,7 @@ class NodeCollector(Collector):
         for table, values in (
             (NODE_FIGURES, seen.counters),
             (NETWORK_FIGURES, seen.network),
-            (DISK_FIGURES, vars(seen.disk)),
+            (DISK_FIGURES, asdict(seen.disk)),
         ):
             for key, (kind, name, text) in table.items():
                 if key in values:

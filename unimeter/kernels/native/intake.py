@@ -15,6 +15,7 @@ fills belongs to it, and lets go of the slots when it answers, fails or forgets 
 from __future__ import annotations
 
 from array import array
+from struct import Struct
 from typing import Any
 
 from unimeter.kernels.api import Applied, Bytes, Catalog, FrameTable, Reply
@@ -30,6 +31,7 @@ _REPLY_ROOM_BYTES = 4096  # more than any answer without exceptions
 FAILURE_BYTES_MAX = 16_384  # of the payloads that fail() is given
 _FIRST_SEQ_WORD = REQUEST.size // 8 - 1  # first_seq is the last field of um_request, in u64s
 _BATCH_WORD = 4  # batch, in u32s
+_COUNTS = Struct("<16xQ16xQ16xQ24xII")  # um_intake: bytes in use of rows, waiting and immediate; batch_count, row_count
 
 
 class NativeIntake:
@@ -59,6 +61,10 @@ class NativeIntake:
         self._notes_c: Any = self.cdata.notes
         self._notes_words = ffi.cast("uint32_t *", self._notes.base)
         self._out_c: Any = ffi.new("um_arena *")
+        self._fields = memoryview(ffi.buffer(self.cdata))
+        self.batch_count = self.row_count = self.used_bytes = self.immediate_count = 0  # as C has them, see refresh
+        self._waiting_used = self._immediate_used = 0
+        self._frozen = False  # sealed or bundled: it takes nothing
         self._runs: Any = ffi.new("uint32_t[]", 3 * _RUNS_MAX)
         self._runs_view = memoryview(ffi.buffer(self._runs)).cast("I")
         self._run_count: Any = ffi.new("uint32_t *")
@@ -69,25 +75,23 @@ class NativeIntake:
         self._owner: Any = None  # of the spans that the requests may be parts of; keeps their memory alive
         self._spans: Any = ffi.NULL
 
-    @property
-    def batch_count(self) -> int:
-        return int(self.cdata.batch_count)
-
-    @property
-    def row_count(self) -> int:
-        return int(self.cdata.row_count)
-
-    @property
-    def used_bytes(self) -> int:
-        return int(self._rows_c.used)
-
-    @property
-    def immediate_count(self) -> int:
-        return int(self._immediate_c.used) // REQUEST.size
+    def refresh(self) -> None:
+        """C has taken something in: what is asked of this all the time is looked up once."""
+        (self.used_bytes, self._waiting_used, self._immediate_used, self.batch_count, self.row_count) = (
+            _COUNTS.unpack_from(self._fields)
+        )  # fmt: skip
+        self.immediate_count = self._immediate_used // REQUEST.size
 
     @property
     def pending_count(self) -> int:
-        return int(self._waiting_c.used + self._immediate_c.used) // REQUEST.size
+        return (self._waiting_used + self._immediate_used) // REQUEST.size
+
+    def _set_waiting(self, used: int) -> None:
+        self._waiting_c.used = self._waiting_used = used
+
+    def _set_immediate(self, used: int) -> None:
+        self._immediate_c.used = self._immediate_used = used
+        self.immediate_count = used // REQUEST.size
 
     def belong_to(self, owner: Any) -> None:
         """From now on a splitter of several groups fills this: requests hold its spans, and answers tell stamps."""
@@ -100,17 +104,18 @@ class NativeIntake:
     # ---- taking ----
 
     def take(self, catalog: Catalog, data: Bytes, frames: FrameTable, first: int, link: int) -> tuple[int, int]:
-        assert not self.cdata.frozen, "a sealed entry takes nothing"
+        assert not self._frozen, "a sealed entry takes nothing"
         assert isinstance(catalog, NativeCatalog)
         assert isinstance(frames, NativeFrameTable)
         pointer, count, rest = ffi.from_buffer(data), len(frames), self._next
         stop = lib.um_intake_frames(
             pointer, len(data), frames.cdata, first, count, catalog.cdata, link, self.cdata, rest
         )
+        self.refresh()
         return stop, rest[0]
 
     def add_bundle(self, body: Bytes, batch_count: int, row_count: int) -> tuple[int, int] | None:
-        assert not self.cdata.frozen, "a sealed entry takes nothing"
+        assert not self._frozen, "a sealed entry takes nothing"
         size, used = len(body), self.used_bytes
         if not lib.um_batches_verify(ffi.from_buffer(body), size, batch_count, row_count):
             raise ValueError("a bundle is not the batches that it was said to be")
@@ -119,15 +124,16 @@ class NativeIntake:
         place = self.batch_count, self.row_count
         self._rows.view[ENTRY.size + used : ENTRY.size + used + size] = body
         self._rows_c.used = used + size
-        self.cdata.batch_count += batch_count
-        self.cdata.row_count += row_count
+        self.cdata.batch_count = place[0] + batch_count
+        self.cdata.row_count = place[1] + row_count
+        self.refresh()
         return place
 
     # ---- closing ----
 
     def seal(self, group: int, index: int, term: int, stamp_ns: int, first_seq: int) -> memoryview:
         assert group == self._group
-        assert not self.cdata.frozen, "an entry is sealed once"
+        assert not self._frozen, "an entry is sealed once"
         body_len = self.used_bytes
         entry = self._rows.view[: ENTRY.size + body_len]
         ENTRY.pack_into(
@@ -135,21 +141,21 @@ class NativeIntake:
             self.row_count, 0, 0,
         )  # fmt: skip
         lib.um_entry_seal(ffi.cast("um_entry *", self._rows.base), self._rows.base + ENTRY.size)
-        self._place(stamp_ns if self.cdata.stamped else first_seq)
+        self._place(first_seq if self._owner is None else stamp_ns)
         self._sealed = True
-        self.cdata.frozen = 1
+        self.cdata.frozen = self._frozen = True
         return entry.toreadonly()
 
     def bundle(self) -> tuple[Bytes, int, int]:
-        assert not self.cdata.frozen, "an entry is sealed or bundled once"
+        assert not self._frozen, "an entry is sealed or bundled once"
         self._bundled = True
-        self.cdata.frozen = 1
+        self.cdata.frozen = self._frozen = True
         body = self._rows.view[ENTRY.size : ENTRY.size + self.used_bytes].toreadonly()
         return body, self.batch_count, self.row_count
 
     def _place(self, first_seq: int) -> None:
         """Write into every request what its answer needs to know of the entry (um_request.first_seq)."""
-        for arena, used in ((self._waiting, self._waiting_c.used), (self._immediate, self._immediate_c.used)):
+        for arena, used in ((self._waiting, self._waiting_used), (self._immediate, self._immediate_used)):
             if not used:
                 continue
             words = arena.view[:used].cast("Q")
@@ -158,13 +164,12 @@ class NativeIntake:
     # ---- answering ----
 
     def immediate(self) -> list[Reply]:
-        list_c = self._immediate_c
-        count = list_c.used // REQUEST.size
+        count = self.immediate_count
         if self._sealed:
             first, self._held = 0, 0
         else:
             first = self._held = self._hold_async(count)
-        list_c.used = self._held * REQUEST.size
+        self._set_immediate(self._held * REQUEST.size)
         return self._answer(self._immediate, first, count, ffi.NULL, ffi.NULL)
 
     def _hold_async(self, count: int) -> int:
@@ -183,18 +188,19 @@ class NativeIntake:
         return self._held + len(hold)
 
     def answers(self, applied: Applied) -> list[Reply]:
-        assert self.cdata.frozen, "answers come after the seal"
+        assert self._frozen, "answers come after the seal"
         summaries, verdicts = applied.summaries_c, applied.verdicts_c  # type: ignore[attr-defined]  # NativeApplied's
         if self._bundled:
             said = applied.batch_count, applied.row_count
             assert said == (self.batch_count, self.row_count), "these are answers to another bundle"
-            if self.cdata.stamped:
+            if self._owner is not None:
                 self._place(applied.stamp_ns)  # type: ignore[attr-defined]
-        count = self._waiting_c.used // REQUEST.size
-        self._waiting_c.used = 0
+        count = self._waiting_used // REQUEST.size
+        self._set_waiting(0)
         replies = self._answer(self._waiting, 0, count, summaries, verdicts)
-        if self._bundled and self._immediate_c.used:  # async requests have waited too
-            count, self._immediate_c.used, self._held = self.immediate_count, 0, 0
+        if self._bundled and self.immediate_count:  # async requests have waited too
+            count, self._held = self.immediate_count, 0
+            self._set_immediate(0)
             replies += self._answer(self._immediate, 0, count, summaries, verdicts)
         return replies
 
@@ -231,9 +237,11 @@ class NativeIntake:
         failure = ffi.new("um_failure *", fields)
         out, run_count = self._out_c, self._run_count
         replies: list[Reply] = []
-        for requests, list_c in ((self._waiting, self._waiting_c), (self._immediate, self._immediate_c)):
-            records, first, count = ffi.cast("um_request *", requests.base), 0, list_c.used // REQUEST.size
-            list_c.used = 0
+        lists = ((self._waiting, self._waiting_used), (self._immediate, self._immediate_used))
+        self._set_waiting(0)
+        self._set_immediate(0)
+        for requests, used in lists:
+            records, first, count = ffi.cast("um_request *", requests.base), 0, used // REQUEST.size
             while first < count:
                 self._out.fill(out)
                 failed = lib.um_fail(records, first, count, failure, self._spans, out, self._runs, _RUNS_MAX, run_count)
@@ -245,14 +253,13 @@ class NativeIntake:
 
     def clear(self) -> None:
         if self._owner is not None:
-            for requests, list_c in ((self._waiting, self._waiting_c), (self._immediate, self._immediate_c)):
-                records = ffi.cast("um_request *", requests.base)
-                lib.um_spans_release(self._spans, records, list_c.used // REQUEST.size)
-        for arena in (self._rows_c, self._waiting_c, self._immediate_c, self._notes_c):
-            arena.used = 0
-        self.cdata.batch_count = 0
-        self.cdata.row_count = 0
-        self.cdata.frozen = 0
+            for requests, used in ((self._waiting, self._waiting_used), (self._immediate, self._immediate_used)):
+                if used:
+                    lib.um_spans_release(self._spans, ffi.cast("um_request *", requests.base), used // REQUEST.size)
+        lib.um_intake_clear(self.cdata)
+        self.batch_count = self.row_count = self.used_bytes = self.immediate_count = 0
+        self._waiting_used = self._immediate_used = 0
+        self._frozen = False
         self._sealed = False
         self._bundled = False
         self._held = 0

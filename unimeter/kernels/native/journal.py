@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 from unimeter.kernels.api import Bytes, JournalScan
 from unimeter.kernels.native._um import ffi, lib
@@ -37,9 +38,15 @@ def hash128(data: Bytes, seed: int = 0) -> int:
 def entry(kind: int, group: int, index: int, term: int, stamp_ns: int, first_seq: int, body: Bytes) -> bytes:
     """A sealed entry around any body. Batches in it are counted; nothing is checked: that is entry_verify."""
     batches, rows = _count_batches(body) if kind == _ENTRY_BATCHES else (0, 0)
-    head = _ENTRY.pack(0, len(body), group, kind, batches, term, index, stamp_ns, first_seq, rows, 0, 0)
-    crc = crc32c(body, crc32c(memoryview(head)[4:]))
-    return b"".join((crc.to_bytes(4, "little"), head[4:], body))
+    size = len(body)
+    made = bytearray(_ENTRY.size + size)
+    _ENTRY.pack_into(made, 0, 0, size, group, kind, batches, term, index, stamp_ns, first_seq, rows, 0, 0)
+    if size:
+        made[_ENTRY.size :] = body
+    place: Any = ffi.from_buffer("uint8_t[]", made)
+    lib.um_entry_seal(ffi.cast("um_entry *", place), place + _ENTRY.size)
+    place = None  # a bytearray whose memory is lent out cannot be let go of by the cyclic collector
+    return bytes(made)
 
 
 def _count_batches(body: Bytes) -> tuple[int, int]:
@@ -64,7 +71,8 @@ def record(
         end = at + len(item)
         out[at:end] = item
         at = (end + 7) & ~7
-        out[end:at] = bytes(at - end)
+        if at != end:
+            out[end:at] = bytes(at - end)
     if (at + _RECORD_ALIGN - 1) & -_RECORD_ALIGN > len(out):
         raise ValueError(f"a record of {at} bytes does not fit into {len(out)}")
     header = ffi.new("um_record *")

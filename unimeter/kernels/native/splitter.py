@@ -93,6 +93,8 @@ class NativeSplitter:
             local, rest,
         )  # fmt: skip
         assert stop != UM_NONE, "a sealed entry takes nothing"
+        for intake in opened:
+            intake.refresh()  # type: ignore[attr-defined]  # NativeIntake's
         return stop, rest[0]
 
     def _meet(self, intakes: list[Intake]) -> None:
