@@ -93,3 +93,13 @@ void um_intake_clear(um_intake *intake) {
     intake->rows.used = intake->waiting.used = intake->immediate.used = intake->notes.used = 0;
     intake->batch_count = intake->row_count = intake->frozen = 0;
 }
+
+static void place(um_arena *list, uint64_t first_seq) {
+    um_request *requests = (um_request *)(void *)list->base;
+    for (uint64_t i = 0; i < list->used / sizeof *requests; i++) requests[i].first_seq = first_seq;
+}
+
+void um_intake_place(um_intake *intake, uint64_t first_seq) {
+    place(&intake->waiting, first_seq);
+    place(&intake->immediate, first_seq);
+}

@@ -36,6 +36,8 @@ uint32_t um_catalog_find(const um_catalog *catalog, const uint8_t *code, uint32_
 uint32_t um_intake_frames(const uint8_t *data, uint64_t len, const um_frame *frames, uint32_t first, uint32_t count,
                           const um_catalog *catalog, uint32_t link, um_intake *intake, uint32_t *next);
 
+/* write into every request what its answer needs to know of the entry (um_request.first_seq) */
+void um_intake_place(um_intake *intake, uint64_t first_seq);
 void um_intake_clear(um_intake *intake);                            /* an open entry with nothing in it, again */
 
 /* split.c: as um_intake_frames, but each row goes to intakes[its group]; the top of split.c says where what has no rows

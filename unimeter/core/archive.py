@@ -64,12 +64,10 @@ class Archive:
         follows = last is not None and (last.segment, last.offset + last.length) == (began.segment, began.offset)
         grows = follows and not self._closed and last is not None and last.length + length <= self._stripe_bytes
         if last is not None and (again or grows):
-            self._stripes[-1] = last._replace(
-                length=last.length + added,
-                end_row=end_row,
-                min_ts=min(last.min_ts, min_ts),
-                max_ts=max(last.max_ts, max_ts),
-            )
+            self._stripes[-1] = Stripe(  # not _replace, which costs four times as much
+                last.segment, last.offset, last.length + added, last.seq, last.chain, last.first_row, end_row,
+                min(last.min_ts, min_ts), max(last.max_ts, max_ts),
+            )  # fmt: skip
             return
         self._closed = False
         self._stripes.append(

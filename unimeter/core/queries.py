@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from unimeter.config import NodeConfig
 from unimeter.core.archive import Stripe
@@ -26,12 +25,14 @@ from unimeter.kernels.api import Event, Kernels, QuerySpec, Row, TooManyGroups
 LEADER_CHANGED_READ = Refused("leader_changed", "the group's leader changed meanwhile", "ask again")
 
 
-@dataclass
 class Answer:
     """Rows of a usage query with the place in the log that they reflect."""
 
-    rows: list[Row]
-    index: int
+    __slots__ = ("index", "rows")
+
+    def __init__(self, rows: list[Row], index: int) -> None:
+        self.rows = rows
+        self.index = index
 
 
 Run = Callable[[], Flow[None] | None]

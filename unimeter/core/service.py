@@ -32,16 +32,18 @@ Done = Callable[[T | Refused], None]
 GroupAlert = tuple[int, Alert]  # (group, alert): numbers are per group
 
 
-@dataclass(frozen=True)
 class Usage:
     """The answer to a usage query."""
 
-    metric: Metric
-    start: int  # ns
-    end: int
-    group: int
-    index: int  # log index that it reflects
-    rows: list[Row]
+    __slots__ = ("end", "group", "index", "metric", "rows", "start")
+
+    def __init__(self, metric: Metric, start: int, end: int, group: int, index: int, rows: list[Row]) -> None:
+        self.metric = metric
+        self.start = start  # ns
+        self.end = end
+        self.group = group
+        self.index = index  # log index that it reflects
+        self.rows = rows
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ fills belongs to it, and lets go of the slots when it answers, fails or forgets 
 
 from __future__ import annotations
 
-from array import array
 from struct import Struct
 from typing import Any
 
@@ -29,8 +28,8 @@ _REQUESTS_MAX = 65_536  # requests without rows do not fill the entry, so they h
 _NOTES_BYTES = 1 << 20  # room for notes beyond those of one request
 _REPLY_ROOM_BYTES = 4096  # more than any answer without exceptions
 FAILURE_BYTES_MAX = 16_384  # of the payloads that fail() is given
-_FIRST_SEQ_WORD = REQUEST.size // 8 - 1  # first_seq is the last field of um_request, in u64s
 _BATCH_WORD = 4  # batch, in u32s
+_RUN = Struct("<III")  # link, offset, length
 _COUNTS = Struct("<16xQ16xQ16xQ24xII")  # um_intake: bytes in use of rows, waiting and immediate; batch_count, row_count
 
 
@@ -61,6 +60,7 @@ class NativeIntake:
         self._notes_c: Any = self.cdata.notes
         self._notes_words = ffi.cast("uint32_t *", self._notes.base)
         self._out_c: Any = ffi.new("um_arena *")
+        self._out.fill(self._out_c)
         self._fields = memoryview(ffi.buffer(self.cdata))
         self.batch_count = self.row_count = self.used_bytes = self.immediate_count = 0  # as C has them, see refresh
         self._waiting_used = self._immediate_used = 0
@@ -141,7 +141,7 @@ class NativeIntake:
             self.row_count, 0, 0,
         )  # fmt: skip
         lib.um_entry_seal(ffi.cast("um_entry *", self._rows.base), self._rows.base + ENTRY.size)
-        self._place(first_seq if self._owner is None else stamp_ns)
+        lib.um_intake_place(self.cdata, first_seq if self._owner is None else stamp_ns)
         self._sealed = True
         self.cdata.frozen = self._frozen = True
         return entry.toreadonly()
@@ -152,14 +152,6 @@ class NativeIntake:
         self.cdata.frozen = self._frozen = True
         body = self._rows.view[ENTRY.size : ENTRY.size + self.used_bytes].toreadonly()
         return body, self.batch_count, self.row_count
-
-    def _place(self, first_seq: int) -> None:
-        """Write into every request what its answer needs to know of the entry (um_request.first_seq)."""
-        for arena, used in ((self._waiting, self._waiting_used), (self._immediate, self._immediate_used)):
-            if not used:
-                continue
-            words = arena.view[:used].cast("Q")
-            words[_FIRST_SEQ_WORD :: REQUEST.size // 8] = memoryview(array("Q", [first_seq]) * (used // REQUEST.size))
 
     # ---- answering ----
 
@@ -194,7 +186,7 @@ class NativeIntake:
             said = applied.batch_count, applied.row_count
             assert said == (self.batch_count, self.row_count), "these are answers to another bundle"
             if self._owner is not None:
-                self._place(applied.stamp_ns)  # type: ignore[attr-defined]
+                lib.um_intake_place(self.cdata, applied.stamp_ns)  # type: ignore[attr-defined]
         count = self._waiting_used // REQUEST.size
         self._set_waiting(0)
         replies = self._answer(self._waiting, 0, count, summaries, verdicts)
@@ -212,7 +204,7 @@ class NativeIntake:
         out, run_count = self._out_c, self._run_count
         replies: list[Reply] = []
         while first < count:
-            self._out.fill(out)
+            out.used = 0
             answered = lib.um_replies(
                 records, first, count, notes, summaries, verdicts, spans, out, self._runs, _RUNS_MAX, run_count
             )
@@ -223,6 +215,10 @@ class NativeIntake:
 
     def _cut_runs(self, run_count: int, replies: list[Reply]) -> None:
         """Append the answers in the buffer to the replies, one piece per link."""
+        if run_count == 1 and not replies:
+            link, offset, length = _RUN.unpack_from(self._runs_view)
+            replies.append(Reply(link, bytes(self._out.view[offset : offset + length])))
+            return
         runs = self._runs_view[: 3 * run_count].tolist()
         for link, offset, length in zip(runs[::3], runs[1::3], runs[2::3], strict=True):
             data = bytes(self._out.view[offset : offset + length])
@@ -243,7 +239,7 @@ class NativeIntake:
         for requests, used in lists:
             records, first, count = ffi.cast("um_request *", requests.base), 0, used // REQUEST.size
             while first < count:
-                self._out.fill(out)
+                out.used = 0
                 failed = lib.um_fail(records, first, count, failure, self._spans, out, self._runs, _RUNS_MAX, run_count)
                 assert failed > 0, "the answer fits an empty buffer"
                 first += failed

@@ -21,8 +21,8 @@ _RUN = int(ffi.cast("uintptr_t", ffi.addressof(lib, "um_job_run")))
 
 
 class NativeJob:
-    def __init__(self, state_c: Any, catalog_c: Any, entries: Sequence[Bytes], ended: Callable[[], None]) -> None:
-        """`ended`: the state may be used again."""
+    def __init__(self, state: Any, catalog: Any, entries: Sequence[Bytes], ended: Callable[[], None]) -> None:
+        """Of a NativeGroupState and a NativeCatalog. `ended`: the state may be used again."""
         counts: list[tuple[int, int]] = []
         batches_all = rows_all = 0
         for entry in entries:
@@ -39,9 +39,9 @@ class NativeJob:
         self._summaries: Any = ffi.new("um_summary[]", max(1, batches_all))
         self._verdicts: Any = ffi.new("uint8_t[]", max(1, rows_all))
         self._applied: Any = ffi.new("um_applied[]", len(counts))
-        self._held = state_c, catalog_c
+        self._held = state, catalog  # the structs do not own the memory that they point to
         job: Any = ffi.new("um_job *")
-        job.state, job.catalog = state_c, catalog_c
+        job.state, job.catalog = state.cdata, catalog.cdata
         job.entries = ffi.cast("uint8_t const * *", self._pointers)
         job.summaries, job.verdicts, job.applied = self._summaries, self._verdicts, self._applied
         job.count = len(counts)

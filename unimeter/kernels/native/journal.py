@@ -19,6 +19,7 @@ _RECORD_BYTES = 64
 _RECORD_ALIGN = 64
 _ENTRY_BATCHES = 0
 _RECORD_ENTRIES = 0
+_HEADER = ffi.new("um_record *")
 
 
 def crc32c(data: Bytes, crc: int = 0) -> int:
@@ -75,7 +76,7 @@ def record(
             out[end:at] = bytes(at - end)
     if (at + _RECORD_ALIGN - 1) & -_RECORD_ALIGN > len(out):
         raise ValueError(f"a record of {at} bytes does not fit into {len(out)}")
-    header = ffi.new("um_record *")
+    header = _HEADER  # every other field is written by the seal
     header.kind, header.entry_count = kind, len(entries)
     header.seq, header.prev_chain, header.stamp_ns = seq, prev_chain, stamp_ns
     total = lib.um_record_seal(header, ffi.from_buffer(out), at - _RECORD_BYTES)

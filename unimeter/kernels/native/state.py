@@ -150,8 +150,7 @@ class NativeGroupState:
         def ended() -> None:
             self._job_open = False
 
-        catalog_c: Any = catalog.cdata  # type: ignore[attr-defined]
-        job = NativeJob(self.cdata, catalog_c, entries, ended)
+        job = NativeJob(self, catalog, entries, ended)
         self._job_open = True
         return job
 

@@ -49,6 +49,12 @@ class NativeFrameTable:
 
 
 def frame_scan(data: Bytes, payload_max: int) -> NativeFrameTable:
+    size, scan = len(data), _unzeroed(_SCAN)
+    frames = _unzeroed(_FRAMES, _FRAMES_FIRST)
+    lib.um_frame_scan(ffi.from_buffer(data), size, payload_max, frames, _FRAMES_FIRST, scan)
+    table = NativeFrameTable(frames, *SCAN.unpack(ffi.buffer(scan)))
+    if len(table) < _FRAMES_FIRST:
+        return table  # nearly always
     return _scan(lib.um_frame_scan, (payload_max,), data, 16)
 
 
