@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from tests.aside_bench import ALL_TIME, ROWS, AsideBench, answers, ingest, open_job, started, stored, total
+from tests.aside_bench import ALL_TIME, ASIDE, ROWS, AsideBench, answers, ingest, open_job, started, stored, total
 from tests.harness import JAN_1, v1, v1_event, v1_ingest, v1_metric, v1_usage
+from unimeter.core.effects import Read
+from unimeter.core.inputs import ReadDone, TimePassed
 from unimeter.kernels import protocol as wire
 
 
@@ -98,23 +102,31 @@ def test_a_query_waits_for_the_job_and_includes_its_rows(bench: AsideBench) -> N
     assert wire.V1_LIST_HEAD.unpack_from(found[3]) == (1,), "the hundredth event fired the threshold"
 
 
-def test_a_query_of_a_cut_hour_that_reads_the_journal_meets_an_open_job_and_is_exact(bench: AsideBench) -> None:
-    """The scan was begun before the job; the records come while it is open."""
-    bench.feed(1, ingest(50))
-    bench.disk()
-    assert stored(bench.take(1)) == [(1, 50)]
-    bench.feed(2, v1_usage(7, "calls", JAN_1 + 5, JAN_1 + 25))
+@pytest.mark.parametrize("asked", ["usage", "events"])
+def test_a_read_that_scans_the_journal_waits_for_a_job_that_was_opened_meanwhile(bench: AsideBench, asked: str) -> None:
+    """Two stripes: the scan was begun before the job, and the first records come while it is open."""
+    for n in range(4):
+        bench.feed(1, ingest(60, 60 * n))
+        bench.disk()
+    assert len(stored(bench.take(1))) == 4
+    usage = v1_usage(7, "calls", JAN_1 + 5, JAN_1 + 235)
+    events = v1(wire.V1_TYPE_EVENTS_LIST, wire.V1_EVENTS_LIST.pack(7, JAN_1 + 5, JAN_1 + 234))
+    bench.feed(2, usage if asked == "usage" else events)
     bench.turn()
     (read,) = bench.pending
+    assert isinstance(read, Read)
     bench.pending.clear()
     open_job(bench, first=1000)
-    bench.pending.append(read)
+    bench.step(ReadDone(read.op, bytes(bench.files[read.file][read.offset : read.offset + read.length])))
+    assert not bench.open, "the scan uses the state"
+    assert bench.take(2) == b"" and bench.pending, "another stripe is to come"
     bench.disk()
     ((_, status, payload),) = answers(bench.take(2))
-    assert status == 0 and wire.V1_AGGREGATE.unpack(payload)[2] == 20
+    count = wire.V1_AGGREGATE.unpack(payload)[2] if asked == "usage" else wire.V1_LIST_HEAD.unpack_from(payload)[0]
+    assert (status, count) == (0, 230)
     bench.settle()
     assert stored(bench.take(1)) == [(1, ROWS)]
-    assert total(bench) == 50 + ROWS
+    assert total(bench) == 240 + ROWS
 
 
 def test_a_subscriber_is_told_of_an_alert_once_the_job_is_done(bench: AsideBench) -> None:
@@ -125,6 +137,28 @@ def test_a_subscriber_is_told_of_an_alert_once_the_job_is_done(bench: AsideBench
     bench.done()
     bench.settle()
     assert len(bench.take(2)) == 12 + wire.V1_ALERT_PUSH.size
+
+
+@pytest.mark.parametrize("worked", [True, False])
+def test_a_subscriber_that_is_behind_is_told_nothing_while_a_job_is_open(worked: bool) -> None:
+    """An alert a turn: most of the first event's are still to be told when the job is opened."""
+    bench = started(replace(ASIDE, alerts_list_max=1), worked)
+    assert bench.ask(1, v1_metric("many", 1, (), tuple((f"t{n}", n) for n in range(1, 21)))) == (0, b"")
+    assert bench.ask(2, v1(wire.V1_TYPE_ALERT_ENABLE)) == (0, b"")
+    bench.feed(1, v1_ingest(v1_event("many", 7, 20, JAN_1)))
+    bench.disk(1)
+    bench.feed(1, ingest(ROWS, account=8))
+    while not bench.open:  # one step after the other: `turn` would bring the subscriber up to date
+        bench.step(TimePassed())
+        if bench.pending:
+            bench._do(bench.pending.pop(0))
+    alert = 12 + wire.V1_ALERT_PUSH.size
+    told = len(bench.take(2)) // alert
+    assert 0 < told < 20
+    bench.turn()
+    assert bench.take(2) == b"", "the state is not to be asked"
+    bench.settle()
+    assert len(bench.take(2)) == (21 - told) * alert, "the rest, and that of the job"
 
 
 def test_a_change_of_the_metrics_behind_a_job_comes_after_it(bench: AsideBench) -> None:

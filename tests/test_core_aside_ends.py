@@ -96,9 +96,9 @@ def test_a_stop_does_not_wait_forever_for_a_job_that_nobody_ends() -> None:
     assert bench.halted is None
     bench.now_ns += 3 * bench.config.election_max_ns
     bench.turn()
+    assert stored(bench.take(1)) == [(1, ROWS)], "it was finished for the checkpoint, which has only begun"
     bench.disk()
     assert bench.halted is not None and bench.halted.reason is None
-    assert stored(bench.take(1)) == [(1, ROWS)], "it was finished for the checkpoint"
     again = bench.crash()
     assert again.node.recovered.replayed_bytes == 0
     assert total(again) == ROWS

@@ -10,7 +10,7 @@ import pytest
 from tests.cluster_bench import ClusterBench
 from tests.harness import JAN_1, v1_event, v1_ingest, v1_metric
 from tests.test_core_cluster import Clients, operate, ready
-from unimeter.core.inputs import LinkEnded
+from unimeter.core.inputs import Input, LinkEnded
 from unimeter.core.raft.state import Role
 from unimeter.kernels import protocol as wire
 
@@ -226,3 +226,30 @@ def test_a_bundle_is_taken_by_whoever_leads_when_it_arrives(bench: ClusterBench)
         bench.run(2000)
         assert [status for _, status, _ in answers(bench, sender, link)] == [0]
     assert [clients.count(account) for account in range(GROUPS)] == [9] * GROUPS
+
+
+@pytest.mark.parametrize("groups", [1, 2, GROUPS])
+def test_after_all_were_killed_nobody_forwards_before_it_knows_every_metric_again(
+    groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the simulator (power_fails_everywhere, seed 5839): the leader of group 0 was elected, and had said as a
+    follower that it knew of no metric; it had not applied yet what it had from before."""
+    bench = ready(3, groups)
+    assert Clients(bench).raw(1, v1_metric("calls"), 2000)[0] == 0
+    for number in bench.machines:
+        bench.kill(number)
+    forwarding = 0
+    step = bench.step
+
+    def looked_at(number: int, event: Input) -> None:
+        nonlocal forwarding
+        step(number, event)
+        node = bench.machines[number].node
+        if node is not None and node.serving is not None and node.serving.cluster.may_forward():
+            forwarding += 1
+            assert any(group.catalog.version for group in node.groups), "it would say that the metric is unknown"
+
+    monkeypatch.setattr(bench, "step", looked_at)
+    bench.start()
+    bench.run(3000)
+    assert forwarding > 100

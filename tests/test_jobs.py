@@ -6,7 +6,9 @@ UNIMETER_EXAMPLES=N runs N times as many examples.
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -202,6 +204,19 @@ def test_entries_stay_where_they_are_while_a_job_may_read_them() -> None:
     with pytest.raises(BufferError):
         entry.append(0)
     assert [applied.row_count for applied in job.finish()] == [3]
+
+
+def test_a_state_and_a_catalog_that_nobody_else_has_live_as_long_as_the_job() -> None:
+    kernels = load("native")
+    catalog = catalog_of(kernels)
+    state = kernels.state(ROOM)
+    job = state.begin(catalog, log(kernels, catalog, 2, 3))
+    held: list[Callable[[], object]] = [weakref.ref(state), weakref.ref(catalog)]
+    del state, catalog
+    gc.collect()
+    assert None not in [each() for each in held]
+    in_another_thread(job)
+    assert [applied.row_count for applied in job.finish()] == [3, 3]
 
 
 # ---- meanwhile the state is nobody's ----

@@ -123,6 +123,8 @@ class NodeConfig:
         ):
             if getattr(self, name) % BLOCK_BYTES:
                 raise ValueError(f"{name} must be a multiple of {BLOCK_BYTES} bytes")
+        if not 1 <= self.apply_aside_rows <= self.apply_aside_rows_max:
+            raise ValueError("apply_aside_rows must be at least 1, and at most apply_aside_rows_max")
         if not 1 <= self.group_count <= GROUPS_MAX:
             raise ValueError(f"group_count must lie between 1 and {GROUPS_MAX}")
         ids = [member.node_id for member in self.members]

@@ -71,6 +71,7 @@ class Cluster:
         self._divergence = divergence
         self.reports: dict[int, GroupReport] = {}  # of groups, by number
         self._versions: dict[int, int] = {}  # node id -> its newest catalog
+        self._knowing: dict[int, int] = {}  # node id -> term in which it says that it leads group 0 and knows all of it
         self._coordinates_ns = -(2**62)  # since when this node is the coordinator
         # node id -> its catalog when its link broke, and until when it counts
         self._absent: dict[int, tuple[int, int]] = {}
@@ -145,10 +146,13 @@ class Cluster:
 
     def may_forward(self) -> bool:
         """Does this node know every metric that anybody was told of? So it must when it takes events for groups that others
-        lead: it hears from the coordinator, and knows all that that one spoke of."""
+        lead: it hears from the coordinator, and knows all that that one spoke of. One that was elected a moment ago may not
+        have applied what was committed before, and what it said as a follower says nothing."""
         coordinator = self.topology.leader(0)
         if coordinator == self._config.node_id:
-            return True
+            return self._groups[0].leading
+        if self._knowing.get(coordinator, 0) != self.topology.term(0):
+            return False
         peer, version = self.peers.of_node(coordinator), self._versions.get(coordinator)
         if peer is None or version is None or self._catalog_version() < version:
             return False
@@ -186,7 +190,8 @@ class Cluster:
         if not len(self.peers):
             return NEVER_NS
         changed = (
-            self.topology.epoch, self._catalog_version(), self.topology.registry.version, self._changes, self.unfit
+            self.topology.epoch, self._catalog_version(), self.topology.registry.version, self._changes, self.unfit,
+            self._coordinates(),
         )  # fmt: skip
         due = now_ns >= self._next_gossip_ns
         if changed != self._told and not due and now_ns < self._gossiped_ns + GOSSIP_PAUSE_NS:
@@ -235,6 +240,10 @@ class Cluster:
 
     def _catalog_version(self) -> int:
         return max(self.spare_version, *(group.catalog.version for group in self._groups))
+
+    def _coordinates(self) -> int:
+        """The term in which this node leads group 0 and knows all that is committed there, 0 if it does not."""
+        return self._groups[0].term if self._groups[0].leading else 0
 
     def _least_catalog(self) -> int:
         fellows = [peer for peer in self.peers if peer.cluster_id == self.cluster_id and not peer.damaged]
@@ -288,6 +297,8 @@ class Cluster:
                 ]
             )
         body: dict[str, Any] = {"catalog": self._catalog_version(), "leads": leads, "unfit": self.unfit}
+        if coordinates := self._coordinates():
+            body["coordinates"] = coordinates
         known = self.topology.registry
         if known.version:
             body["registry"] = known.encode()
@@ -304,6 +315,7 @@ class Cluster:
 
     def _gossiped(self, now_ns: int, peer: Peer, body: dict[str, Any]) -> None:
         self._versions[peer.node_id] = body["catalog"]
+        self._knowing[peer.node_id] = body.get("coordinates", 0)
         (self.unfit_nodes.add if body.get("unfit") else self.unfit_nodes.discard)(peer.node_id)
         if "registry" in body:
             self.learn_registry(body["registry"])

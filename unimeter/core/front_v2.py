@@ -180,6 +180,8 @@ class FrontV2:
         self._service.alerts(self._cursors(body), account, group, _int(body, "limit", 1000), finish)
 
     def _status(self) -> dict[str, Any]:
+        for group in self._service.groups:
+            group.settle()  # a digest goes with the index up to which it is
         metas = [group.state.meta() for group in self._service.groups]
         return {
             "node_id": self._service.config.node_id,

@@ -41,7 +41,7 @@ SHAPES: dict[int, Shape] = {
         "client?": str,
         "peer?": str,
     },
-    peer_wire.GOSSIP: {"catalog": U64, "leads": [LEAD], "unfit?": bool, "registry?": bytes},
+    peer_wire.GOSSIP: {"catalog": U64, "leads": [LEAD], "unfit?": bool, "registry?": bytes, "coordinates?": U64},
     peer_wire.CALL: {"call": U64, "group": GROUP, "what": str, "body": dict},
     peer_wire.RETURN: {"call": U64, "answer?": dict, "refused?": (str, str, str)},
     peer_wire.DIGESTS: {"at": [(GROUP, U64)]},

@@ -138,7 +138,6 @@ class Reads:
                     records = yield from self._records(stripe)
                     group.settle()
                     query.scan(records, stripe.first_row, stripe.end_row)
-                group.settle()
                 answer(Answer(query.rows(), index))
             except TooManyGroups:
                 fail(too_many_groups(self._config.query_groups_max))
