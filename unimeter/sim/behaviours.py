@@ -104,6 +104,7 @@ class SessionWriter(Writer):
         self.batch = 0
         self.unanswered: dict[int, None] = {}
         self._durable: list[Ingest] = []  # batches of this session with a sync answer
+        self._jumped: set[int] = set()  # numbers that were too far ahead, or were not: no number stands for two batches
         self._rest = 0  # turns to wait before the next attempt to open a session
 
     def make(self) -> Request | None:
@@ -113,7 +114,7 @@ class SessionWriter(Writer):
                 return None
             self.opening = True
             self.session = (self.prng.u64() | 1, self.prng.u64())
-            self.batch, self.unanswered, self._durable = 0, {}, []
+            self.batch, self.unanswered, self._durable, self._jumped = 0, {}, [], set()
             self.budget += 1  # opening is not part of the budget
             return Ingest(self.number(), self.name, 2, [], session=self.session, opens=True)
         lowest = min(self.unanswered, default=self.batch + 1)
@@ -126,9 +127,13 @@ class SessionWriter(Writer):
         )
         if not events:
             return None
-        number = self.batch + 1
-        if self.batch and self.prng.chance(AHEAD):  # the newest batch is in its way, as long as that is not settled
-            number, lowest = self.batch + SESSION_WINDOW_BATCHES, min(lowest, self.batch)
+        number, ahead = self.batch + 1, self.batch + SESSION_WINDOW_BATCHES
+        if self.batch and self.prng.chance(AHEAD) and ahead not in self._jumped:
+            number, lowest = (
+                ahead,
+                min(lowest, self.batch),
+            )  # the newest batch is in its way, as long as that is not settled
+            self._jumped.add(ahead)
         else:
             self.batch = number
             self.unanswered[number] = None
