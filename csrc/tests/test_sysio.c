@@ -3,39 +3,13 @@
  * Runs under ASan and UBSan, and under TSan for the ring. Usage: test_sysio [directory to work in]
  */
 #define _GNU_SOURCE
-#include "um_sysio.h"
+#include "sysio_fixture.h"
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <unistd.h>
-
-#define BLOCK UM_SYS_BLOCK_BYTES
-#define CHECK(condition)                                                              \
-    do {                                                                              \
-        if (!(condition)) {                                                           \
-            fprintf(stderr, "%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition); \
-            exit(1);                                                                  \
-        }                                                                             \
-    } while (0)
-
-static char directory[256];
-static um_sys_disk *disk;
-
-/* Wait for the next completions; never longer than ten seconds. */
-static uint32_t drain(um_sys_done *out, uint32_t max) {
-    for (;;) {
-        struct pollfd p = {um_sys_eventfd(disk), POLLIN, 0};
-        CHECK(poll(&p, 1, 10000) == 1);
-        uint32_t n = um_sys_drain(disk, out, max);
-        if (n) return n;
-    }
-}
 
 static um_sys_done one(uint32_t lane, uint32_t kind, const char *file, uint64_t offset, void *data, uint64_t length) {
     static uint64_t op = 1000;
@@ -216,17 +190,13 @@ static void all(uint32_t flags) {
 }
 
 int main(int argc, char **argv) {
-    const char *base = argc > 1 ? argv[1] : getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
-    snprintf(directory, sizeof directory, "%s/um-test-sysio-XXXXXX", base);
-    CHECK(mkdtemp(directory));
+    make_directory(argc, argv);
     int32_t error = 0;
     CHECK(um_sys_open("/no/such/directory", 0, &error) == NULL && error == ENOENT);
     all(0);
     all(UM_SYS_FLAG_BUFFERED);
     probe_measures_and_leaves_nothing();
-    char command[300];
-    snprintf(command, sizeof command, "rm -rf '%s'", directory);
-    CHECK(system(command) == 0);
+    remove_directory();
     puts("test_sysio: ok");
     return 0;
 }

@@ -4,25 +4,9 @@
  * Usage: test_sysio_call [directory to work in]
  */
 #define _GNU_SOURCE
-#include "um_sysio.h"
-#include <poll.h>
+#include "sysio_fixture.h"
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-
-#define BLOCK UM_SYS_BLOCK_BYTES
-#define CHECK(condition)                                                              \
-    do {                                                                              \
-        if (!(condition)) {                                                           \
-            fprintf(stderr, "%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition); \
-            exit(1);                                                                  \
-        }                                                                             \
-    } while (0)
-
-static char directory[256];
-static um_sys_disk *disk;
 
 typedef struct {
     uint32_t calls, order;   /* how often, and as the how-maniest of all */
@@ -83,16 +67,6 @@ static void *opening(void *unused) {
 
 static int call(uint64_t op, void (*function)(void *), void *argument) {
     return um_sys_call(disk, op, (uint64_t)(uintptr_t)function, (uint64_t)(uintptr_t)argument);
-}
-
-/* Wait for the next completions; never longer than ten seconds. */
-static uint32_t drain(um_sys_done *out, uint32_t max) {
-    for (;;) {
-        struct pollfd p = {um_sys_eventfd(disk), POLLIN, 0};
-        CHECK(poll(&p, 1, 10000) == 1);
-        uint32_t n = um_sys_drain(disk, out, max);
-        if (n) return n;
-    }
 }
 
 static void open_disk(void) {
@@ -196,9 +170,7 @@ static void close_makes_the_calls_that_were_accepted(void) {
 }
 
 int main(int argc, char **argv) {
-    const char *base = argc > 1 ? argv[1] : getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
-    snprintf(directory, sizeof directory, "%s/um-test-call-XXXXXX", base);
-    CHECK(mkdtemp(directory));
+    make_directory(argc, argv);
     open_disk();
     a_call_is_made_once_in_the_work_lanes_thread();
     a_call_under_way_has_no_completion_yet();
@@ -206,9 +178,7 @@ int main(int argc, char **argv) {
     a_full_ring_refuses_and_what_it_refused_is_never_called();
     a_call_that_takes_long_keeps_no_file_waiting();
     close_makes_the_calls_that_were_accepted();
-    char command[300];
-    snprintf(command, sizeof command, "rm -rf '%s'", directory);
-    CHECK(system(command) == 0);
+    remove_directory();
     puts("test_sysio_call: ok");
     return 0;
 }

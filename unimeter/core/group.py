@@ -85,9 +85,8 @@ class Group:
         self.digests: deque[tuple[int, int]] = deque(maxlen=DIGESTS_KEPT)  # (index, running digest)
         self.leading_term = 0  # the term in which next_row and stamp_ns were taken from the log's end
         self._aside: Aside | None = None
-        self.work: Callable[[Job], int] = (
-            _no_work  # have it done by another thread; the number that applied_aside is told
-        )
+        # have it done by another thread; returns the number that applied_aside is told
+        self.work: Callable[[Job], int] = _no_work
         self.on_special: Callable[[], None] = lambda: None  # an entry that is not of events was applied
         self.on_superseded: Callable[[Group, Sealed], None] = lambda _group, _sealed: None
         self.on_bundle: Callable[[Group, Bundled, Applied, int], None] = lambda *_: None

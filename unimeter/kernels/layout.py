@@ -243,15 +243,8 @@ SUMMARY = _layout(
     "session_verdict:I", "row_base:I", "last_offset:Q",
 )  # fmt: skip
 APPLIED = _layout(
-    "um_applied",
-    "batch_count:I",
-    "row_count:I",
-    "min_ts:q",
-    "max_ts:q",
-    "alerts_before:Q",
-    "alerts_after:Q",
-    "digest:Q",
-)
+    "um_applied", "batch_count:I", "row_count:I", "min_ts:q", "max_ts:q", "alerts_before:Q", "alerts_after:Q", "digest:Q",
+)  # fmt: skip
 QUERY_SPEC = _layout(
     "um_query_spec", "account:Q", "start:q", "end:q", "metric:I", "text_len:H", "group_by_count:B", "filter_count:B"
 )
