@@ -13,7 +13,8 @@ from tests.harness import JAN_1, SMALL, v1_event, v1_ingest, v1_metric
 from tests.test_core_cluster import Clients, operate, ready
 from unimeter.config import Member
 from unimeter.core.cluster import GroupReport
-from unimeter.core.coordinator import MOVES_MAX, Coordinator
+from unimeter.core.coordinator import LEVEL_ELECTIONS, LEVEL_ENTRIES, MOVES_MAX, Coordinator
+from unimeter.core.moves import CAUGHT_UP_ENTRIES
 from unimeter.core.peers import Peer
 from unimeter.core.registry import ACTIVE, DRAINING, REMOVED, NodeRecord, Registry
 
@@ -71,10 +72,11 @@ class Around:
         self.coordinator._move()
         return [(group, body["remove"], body["add"]) for group, what, body in self.asked if what == "move"]
 
-    def transfers(self) -> list[tuple[int, int]]:
+    def transfers(self, now_ns: int = NOW) -> list[tuple[int, int]]:
         self.asked.clear()
         self.coordinator._transfers.clear()
-        self.coordinator._balance_leaders(NOW)
+        self.coordinator._note_who_is_behind(now_ns)
+        self.coordinator._balance_leaders(now_ns)
         return [(group, body["to"]) for group, what, body in self.asked if what == "transfer"]
 
 
@@ -187,6 +189,31 @@ def test_nobody_who_is_unfit_or_away_is_made_leader() -> None:
     assert around.transfers() == [(0, 30)]
     del around.there[3]
     assert around.transfers() == []
+
+
+def test_who_catches_up_leads_nothing_until_it_has_been_level_for_a_while() -> None:
+    """While a follower fetches what it missed, nothing could be written in a group that is handed to it."""
+    around = Around(3)
+    for leader in (1, 1, 2, 2):
+        around.group(leader, [10, 20, 30])
+    assert around.transfers() == [(0, 30)]
+    around.reports[3].behind[30] = LEVEL_ENTRIES + 1  # in a group that would stay where it is
+    assert around.transfers() == []
+    around.reports[3].behind[30] = LEVEL_ENTRIES
+    assert around.transfers(NOW + LEVEL_ELECTIONS * SMALL.election_max_ns - 1) == []
+    assert around.transfers(NOW + LEVEL_ELECTIONS * SMALL.election_max_ns) == [(0, 30)]
+    del around.reports[3].behind[30]  # its leader has not heard from it
+    assert around.transfers(NOW + 9 * LEVEL_ELECTIONS * SMALL.election_max_ns) == []
+
+
+def test_a_node_that_is_drained_gives_leadership_to_whoever_can_take_it() -> None:
+    around = Around(3)
+    around.state(2, DRAINING)
+    for leader in (1, 2, 3):
+        around.group(leader, [10, 20, 30])
+    for report in around.reports.values():
+        report.behind.update({10: LEVEL_ENTRIES + 1, 30: CAUGHT_UP_ENTRIES})
+    assert [group for group, _ in around.transfers()] == [1]
 
 
 def test_a_removed_node_is_forgotten_once_it_holds_nothing() -> None:

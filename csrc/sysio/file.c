@@ -5,9 +5,9 @@
  * reserved) needs no metadata, hence no file system journal commit. Where O_DIRECT is refused (tmpfs, some
  * network file systems) the same code runs buffered: O_DSYNC then means write, then fdatasync.
  *
- * Create. Space is reserved first, so that a full disk is found out before anything is written; then real
- * zeros go in, because a reserved block is turned into a written one by metadata at its first write. Then
- * file, and directory, are synced. Whatever fails, no half-made file is left behind.
+ * Create. Space is reserved, so that a full disk is found out before anything is written; then file, and directory,
+ * are synced. Real zeros follow (ahead.c), because a reserved block is turned into a written one by metadata at its
+ * first write; where space cannot be reserved they are written at once. Whatever fails, no half-made file is left behind.
  *
  * A full disk (ENOSPC, EDQUOT) is the one error that leaves a file as it was: what a growing write had
  * appended is cut off again. Where it cannot be undone (an existing part was overwritten, as copy-on-write
@@ -60,9 +60,10 @@ static int um__is_full(int error) { return error == ENOSPC || error == EDQUOT; }
 
 /* ---- open files ---- */
 
-void um__files_init(um__files *f, um__root *root) {
+void um__files_init(um__files *f, um__root *root, int journal) {
     memset(f, 0, sizeof *f);
     f->root = root;
+    f->journal = journal;
 }
 
 static void um__forget(um__files *f) {
@@ -79,11 +80,17 @@ void um__files_close(um__files *f) {
     f->stage = NULL;
 }
 
-/* The open file, from the cache or opened anew; 0 or an errno. A name may have come to mean another file since
+/* A segment from before this process: it may lack zeros. */
+static void um__adopt(um__files *f, const um__handle *h, uint64_t offset) {
+    off_t hole = offset < h->size ? lseek(h->fd, (off_t)offset, SEEK_HOLE) : -1;
+    if (hole >= 0 && (uint64_t)hole < h->size) um__ahead_add(&f->root->ahead, h->name, h->fd, h->size, offset);
+}
+
+/* The open file, from the cache or opened anew, to be used at `offset`; 0 or an errno. A name may have come to mean another file since
  * (deleted or made anew by any lane): then all are opened again.
  * The size is asked for once, here, not before each write: asking makes Linux (6.13 on) give the next write a
  * time stamp of its own, which costs a metadata update and doubled the time of a synced write when measured. */
-static int um__open(um__files *f, const char *name, int writable, um__handle **out) {
+static int um__open(um__files *f, const char *name, int writable, uint64_t offset, um__handle **out) {
     uint64_t changed = atomic_load(&f->root->changed);
     if (changed != f->changed) {
         um__forget(f);
@@ -111,6 +118,7 @@ static int um__open(um__files *f, const char *name, int writable, um__handle **o
     if (victim->used) close(victim->fd);
     *victim = (um__handle){.fd = fd, .writable = writable, .size = (uint64_t)st.st_size, .used = ++f->clock};
     strncpy(victim->name, name, sizeof victim->name - 1);
+    if (f->journal && writable) um__adopt(f, victim, offset);
     *out = victim;
     return 0;
 }
@@ -118,7 +126,7 @@ static int um__open(um__files *f, const char *name, int writable, um__handle **o
 /* ---- write ---- */
 
 /* All of it, or the errno; *done counts the bytes that went in either way. */
-static int um__pwrite_all(int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t *done) {
+int um__pwrite_all(int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t *done) {
     while (length) {
         ssize_t n = pwrite(fd, data, length, (off_t)offset);
         if (n < 0 && errno == EINTR) continue; /* before the first byte: nothing happened */
@@ -150,14 +158,16 @@ static int um__pwrite_staged(um__files *f, int fd, const uint8_t *data, uint64_t
 static um__outcome um__write(um__files *f, const char *name, uint64_t offset, const uint8_t *data, uint64_t length) {
     if (offset % UM_SYS_BLOCK_BYTES || length % UM_SYS_BLOCK_BYTES) return um__failed(EINVAL);
     um__handle *h;
-    int error = um__open(f, name, 1, &h);
+    int error = um__open(f, name, 1, offset, &h);
     if (error) return um__is_full(error) ? um__no_space(error) : um__failed(error);
+    um__ahead_of(&f->root->ahead, name, offset, length);
     uint64_t done = 0;
     int aligned = (uintptr_t)data % UM_SYS_BLOCK_BYTES == 0;
     error = aligned || !f->root->direct ? um__pwrite_all(h->fd, data, length, offset, &done)
                                         : um__pwrite_staged(f, h->fd, data, length, offset, &done);
     if (!error) {
         if (offset + length > h->size) h->size = offset + length;
+        if (f->journal) atomic_fetch_add(&f->root->ahead.journal_bytes, length);
         return um__ok(length);
     }
     if (!um__is_full(error)) return um__failed(error);
@@ -204,9 +214,15 @@ static int um__make_parents(int root, const char *name) {
     return 0;
 }
 
-static int um__fill(int fd, uint64_t length) {
+/* Make it `length` bytes long, with room on the disk for each of them. *reserved: zeros are to follow. */
+static int um__reserve(int fd, uint64_t length, int *reserved) {
+    *reserved = 0;
     if (length == 0) return 0;
-    if (fallocate(fd, 0, 0, (off_t)length) && errno != EOPNOTSUPP && errno != ENOSYS) return errno;
+    if (fallocate(fd, 0, 0, (off_t)length) == 0) {
+        *reserved = 1;
+        return 0;
+    }
+    if (errno != EOPNOTSUPP && errno != ENOSYS) return errno;
     void *zeros = um__map(UM__ZERO_BYTES);
     if (!zeros) return ENOMEM;
     int error = 0;
@@ -224,6 +240,7 @@ static int um__fill(int fd, uint64_t length) {
 static int um__remove(um__root *root, const char *name) {
     char parent[UM_SYS_NAME_BYTES_MAX + 1];
     int fd = openat(root->root, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+    um__ahead_forget(&root->ahead, name);
     int error = unlinkat(root->root, name, 0) && errno != ENOENT ? errno : 0;
     atomic_fetch_add(&root->changed, 1);
     /* Also when it was gone: perhaps by a delete that a crash cut off before this sync. */
@@ -245,8 +262,11 @@ static um__outcome um__create(um__files *f, const char *name, uint64_t length) {
     int fd = openat(root, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW | direct, UM__FILE_MODE);
     if (fd < 0) return um__is_full(errno) ? um__no_space(errno) : um__failed(errno);
     atomic_fetch_add(&f->root->changed, 1);
-    error = um__fill(fd, length);
+    um__ahead_forget(&f->root->ahead, name);
+    int reserved;
+    error = um__reserve(fd, length, &reserved);
     if (!error && fsync(fd)) error = um__is_full(errno) ? EIO : errno; /* a failed sync is never "try again" */
+    if (!error && reserved) um__ahead_add(&f->root->ahead, name, fd, length, 0);
     close(fd);
     if (!error) error = um__sync_directory(root, um__parent(name, parent));
     if (!error) return um__ok(length);
@@ -263,7 +283,7 @@ static um__outcome um__delete(um__files *f, const char *name) {
 
 static um__outcome um__read(um__files *f, const char *name, uint64_t offset, uint8_t *data, uint64_t length) {
     um__handle *h;
-    int error = um__open(f, name, 0, &h);
+    int error = um__open(f, name, 0, offset, &h);
     if (error) return um__failed(error);
     uint64_t done = 0;
     while (done < length) {
@@ -306,7 +326,11 @@ int um__root_open(um__root *root, const char *directory, uint32_t flags) {
     if (root->root < 0) return -errno;
     root->direct = !(flags & UM_SYS_FLAG_BUFFERED) && um__try_direct(root->root);
     atomic_init(&root->changed, 0);
+    um__ahead_init(&root->ahead);
     return 0;
 }
 
-void um__root_close(um__root *root) { close(root->root); }
+void um__root_close(um__root *root) {
+    um__ahead_close(&root->ahead);
+    close(root->root);
+}

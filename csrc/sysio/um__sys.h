@@ -1,21 +1,47 @@
 /* um__sys.h - what the files of sysio share (internal).
  *
- * file.c knows files and no threads, lane.c knows threads and no files; they meet in um__files.
+ * file.c knows files and no threads, lane.c knows threads and no files; they meet in um__files. ahead.c is what the lanes
+ * have to agree on.
  */
 #ifndef UM__SYS_H
 #define UM__SYS_H
 #include "um_sysio.h"
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stddef.h>
 
 #define UM__HANDLES 8                       /* open files a lane keeps */
 #define UM__STAGE_BYTES (4u << 20)          /* bounce buffer for unaligned memory; longer writes go in pieces */
-#define UM__ZERO_BYTES (1u << 20)           /* what a create writes at a time */
+#define UM__ZERO_BYTES (1u << 20)           /* zeros written at a time */
+#define UM__TARGETS 2                       /* files that zeros are written to: the journal's segment, and the next one */
+
+/* A file whose blocks are reserved, and not all written yet. */
+typedef struct {
+    char name[UM_SYS_NAME_BYTES_MAX + 1];
+    int fd;
+    uint64_t size;
+    uint64_t written;                       /* end of what was announced to be written by others */
+    uint64_t next;                          /* zeros have come so far */
+} um__target;
+
+/* ahead.c. The lock guards what is not atomic, but for journal_seen and zeros, which are the bulk lane's. */
+typedef struct {
+    pthread_mutex_t lock;
+    pthread_cond_t over;                    /* a piece is written */
+    um__target targets[UM__TARGETS];        /* oldest first; zeros go to that one */
+    uint32_t count;
+    uint64_t busy_begin, busy_end;          /* the piece that is being written; busy_end 0: none */
+    _Atomic uint32_t version;               /* targets added so far */
+    _Atomic uint64_t journal_bytes;         /* written in the journal lane so far */
+    uint64_t journal_seen;
+    uint8_t *zeros;                         /* UM__ZERO_BYTES, mapped when first needed */
+} um__ahead;
 
 /* What all lanes of a disk know. */
 typedef struct {
     int root;                               /* the directory */
     int direct;                             /* O_DIRECT works here */
+    um__ahead ahead;
     _Atomic uint64_t changed;               /* files made and removed so far: a lane that sees it move reopens its files */
 } um__root;
 
@@ -29,6 +55,7 @@ typedef struct {
 /* One lane's view of the files. Only its thread touches it. */
 typedef struct {
     um__root *root;
+    int journal;                            /* it is the journal lane's */
     um__handle handles[UM__HANDLES];
     uint64_t clock, changed;
     uint8_t *stage;                         /* UM__STAGE_BYTES, mapped when first needed */
@@ -40,7 +67,7 @@ typedef struct {
     uint64_t bytes;
 } um__outcome;
 
-void um__files_init(um__files *f, um__root *root);
+void um__files_init(um__files *f, um__root *root, int journal);
 void um__files_close(um__files *f);
 um__outcome um__file_do(um__files *f, uint32_t kind, const char *name, uint64_t offset, void *data, uint64_t length);
 
@@ -48,6 +75,19 @@ um__outcome um__file_do(um__files *f, uint32_t kind, const char *name, uint64_t 
 int um__root_open(um__root *root, const char *directory, uint32_t flags);
 void um__root_close(um__root *root);
 
+void um__ahead_init(um__ahead *a);
+void um__ahead_close(um__ahead *a);
+/* Write zeros to that file from now on, beyond `written`. Its descriptor is duplicated. */
+void um__ahead_add(um__ahead *a, const char *name, int fd, uint64_t size, uint64_t written);
+/* Called in the bulk lane: the name will mean another file, or none. */
+void um__ahead_forget(um__ahead *a, const char *name);
+/* Somebody is about to write there. Returns when no zeros are being written there, and none will be. */
+void um__ahead_of(um__ahead *a, const char *name, uint64_t offset, uint64_t length);
+/* Called in the bulk lane: write one piece of zeros if they are wanted. Returns how many ns it should be until the next
+ * one, UINT64_MAX when there is nothing to do. */
+uint64_t um__ahead_step(um__ahead *a);
+
 uint64_t um__now_ns(void);
+int um__pwrite_all(int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t *done); /* 0 or an errno */
 void *um__map(size_t bytes);                /* zeroed, page-aligned; NULL when there is none */
 #endif

@@ -38,7 +38,7 @@
 #define UM_SYS_LANES 4
 
 #define UM_SYS_WRITE 1                /* overwrite or grow an existing file, durably */
-#define UM_SYS_CREATE 2               /* a file of `length` real zeros; makes missing directories */
+#define UM_SYS_CREATE 2               /* a file of `length` zeros, its space reserved; makes missing directories */
 #define UM_SYS_DELETE 3               /* a missing file is fine */
 #define UM_SYS_READ 4                 /* result: bytes read, fewer than asked for only at the end of the file */
 #define UM_SYS_CALL 5                 /* um_sys_call */

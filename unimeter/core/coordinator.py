@@ -6,10 +6,12 @@ after the other, what ought to be different, and tells the leader concerned:
 - a node came back with another replica id (its disk was wiped): the registry is corrected, the old replica is a ghost
 - a voter is a ghost, or its node is being drained: another replica takes its place
 - one node holds two replicas more than another: one of them moves
-- one node leads two groups more than another, or is being drained: leadership is transferred
+- one node leads two groups more than another, or is being drained: leadership is transferred. A node that has come back is
+  given none before it has caught up with all its groups and kept up for a while: whoever is handed a group must have all of
+  it before anything can be written there
 
-It remembers nothing: every decision follows from the registry and the newest reports, so the next coordinator goes on
-where this one died. At most MOVES_MAX groups change their members at a time.
+It remembers nothing that matters: every decision follows from the registry and the newest reports, so the next coordinator
+goes on where this one died. At most MOVES_MAX groups change their members at a time.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ from unimeter.kernels import layout
 MOVES_MAX = 2
 VAIN_TRANSFER_ELECTIONS = 10  # election timeouts until a leader that did not hand over is asked again
 HELD_ELECTIONS = 30  # ... until leaders are balanced again after an operator moved one
+LEVEL_ENTRIES = 64  # a follower that lacks no more than this, of any group, keeps up ...
+LEVEL_ELECTIONS = 2  # ... and may lead once it has for so many election timeouts
 FRESH_GOSSIPS = 5  # a report older than so many gossip intervals says nothing
 
 Ask = Callable[[int, str, dict[str, Any], Done], None]
@@ -55,6 +59,7 @@ class Coordinator:
         self._transfers: dict[
             int, tuple[int, int]
         ] = {}  # group -> (term of the leader that was asked, not again before)
+        self._behind_ns: dict[int, int] = {}  # node id -> when it was not there, or behind, last
         self._term = 0
         self._operating = Operating(config, cluster, self.change, ask)
 
@@ -102,6 +107,7 @@ class Coordinator:
             elif len(self.registry.nodes) < 2:
                 self._next_ns = NEVER_NS  # until this node is the coordinator again
             elif self._all_reported(now_ns):
+                self._note_who_is_behind(now_ns)
                 moving = self._move()
                 if not moving and now_ns >= self._transfer_again_ns:
                     self._balance_leaders(now_ns)
@@ -241,6 +247,22 @@ class Coordinator:
 
     # ---- leaders ----
 
+    def _note_who_is_behind(self, now_ns: int) -> None:
+        here = {node.node_id for node in self._usable()}
+        for node in self.registry.nodes.values():
+            behind = any(
+                node.replica in report.voters
+                and node.node_id != report.node_id
+                and report.behind.get(node.replica, LEVEL_ENTRIES + 1) > LEVEL_ENTRIES
+                for report in self._reports()
+            )
+            if behind or node.node_id not in here:
+                self._behind_ns[node.node_id] = now_ns
+
+    def _keeps_up(self, now_ns: int, node: NodeRecord) -> bool:
+        since_ns = self._behind_ns.get(node.node_id)
+        return since_ns is None or now_ns - since_ns >= LEVEL_ELECTIONS * self._config.election_max_ns
+
     def _balance_leaders(self, now_ns: int) -> None:
         usable = self._usable()
         leads = {node.node_id: 0 for node in usable}
@@ -259,10 +281,12 @@ class Coordinator:
                 and self._cluster.may_lead(node.node_id)
                 and report.behind.get(node.replica, CAUGHT_UP_ENTRIES + 1) <= CAUGHT_UP_ENTRIES
             ]
+            drained = report.node_id not in leads
+            heirs = [node for node in heirs if self._keeps_up(now_ns, node)] or (heirs if drained else [])
             if not heirs:
                 continue
             heir = min(heirs, key=lambda node: (leads[node.node_id], node.node_id))
-            if report.node_id not in leads or leads[report.node_id] - leads[heir.node_id] >= 2:
+            if drained or leads[report.node_id] - leads[heir.node_id] >= 2:
                 self._transfer_again_ns = now_ns + self._config.election_max_ns
                 self._transfers[number] = (report.term, now_ns + VAIN_TRANSFER_ELECTIONS * self._config.election_max_ns)
                 self._ask(number, "transfer", {"to": heir.replica}, _ignore)
