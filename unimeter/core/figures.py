@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def counters(node: Serving) -> dict[str, int]:
     """By name, the unit last; all are sums over the groups."""
-    metas = [group.state.meta() for group in node.groups]
+    metas = [group.meta() for group in node.groups]
     return {
         "events_stored": sum(meta.stored for meta in metas),
         "events_duplicate": sum(meta.duplicates for meta in metas),

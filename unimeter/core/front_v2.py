@@ -182,7 +182,7 @@ class FrontV2:
     def _status(self) -> dict[str, Any]:
         for group in self._service.groups:
             group.settle()  # a digest goes with the index up to which it is
-        metas = [group.state.meta() for group in self._service.groups]
+        metas = [group.meta() for group in self._service.groups]
         return {
             "node_id": self._service.config.node_id,
             "applied_index": metas[0].applied_index,

@@ -9,8 +9,9 @@ sealed at the end of the turn even while the journal is busy. Changes of the cat
 their own, ahead of the open one.
 
 Committed entries are applied at once when they are few; many rows are applied aside, in another thread, while this one goes on
-taking requests. Until they are done the state is as it was: nobody may ask for more (`aside`), and who must know waits
-(`settle`).
+taking requests. Until they are done nobody may ask the state (`aside`), and who must know waits (`settle`). Where this node
+is the group's only replica, what it seals can never be superseded: many rows are applied while the disk still writes
+them. Nobody sees anything of that before they are durable (`tentative`).
 
 What becomes of a sealed entry when its leader is deposed is not guessed: whoever waits for it is told once this
 replica has applied something that decides it. Its own index with its own term: stored. Any entry of a later term
@@ -32,7 +33,7 @@ from unimeter.core.raft.raft import Raft
 from unimeter.core.refusal import Refused
 from unimeter.core.sealed import LEADER_CHANGED, Aside, Bundled, ControlEntry, Outcome, Sealed
 from unimeter.kernels import layout
-from unimeter.kernels.api import Applied, Bytes, GroupState, Intake, Job, Kernels, Limits, Reply
+from unimeter.kernels.api import Applied, Bytes, GroupState, Intake, Job, Kernels, Limits, Meta, Reply
 from unimeter.kernels.layout import EntryHead
 
 DIGESTS_KEPT = 512  # of the newest applied entries, to be compared with other replicas
@@ -85,6 +86,9 @@ class Group:
         self.digests: deque[tuple[int, int]] = deque(maxlen=DIGESTS_KEPT)  # (index, running digest)
         self.leading_term = 0  # the term in which next_row and stamp_ns were taken from the log's end
         self._aside: Aside | None = None
+        self._applied_row = 0  # sequence number of the next row to be applied
+        self.may_run_ahead: Callable[[], bool] = lambda: True  # may rows be applied before they are durable?
+        self.on_settled: Callable[[Group], None] = lambda _group: None  # the state may be asked, for a moment
         # have it done by another thread; returns the number that applied_aside is told
         self.work: Callable[[Job], int] = _no_work
         self.on_special: Callable[[], None] = lambda: None  # an entry that is not of events was applied
@@ -289,26 +293,54 @@ class Group:
         """The number by which the end of that will be told; 0: nothing is being applied."""
         return 0 if self._aside is None else self._aside.op
 
+    @property
+    def tentative(self) -> bool:
+        """Is something applied, or being applied, that is not durable yet?"""
+        return self._aside is not None and self._aside.last_index > self._durable_index()
+
+    def _durable_index(self) -> int:
+        return min(self.raft.commit, self.raft.stable_index)
+
+    def runs_ahead(self) -> bool:
+        """Are there many rows that are not durable yet, and can be applied all the same?"""
+        if self.next_row - self._applied_row < self.config.apply_aside_rows or self._aside is not None:
+            return False
+        raft = self.raft
+        return raft.accepting and self.leading_term == raft.term and not self._replicated and self.may_run_ahead()
+
     def apply_committed(self) -> list[Reply]:
         """Apply what is committed and durable here, in order. Returns the answers. Many rows at once are applied aside, and
         answered by `applied_aside`."""
         replies: list[Reply] = []
-        raft = self.raft
-        end = min(raft.commit, raft.stable_index)
-        if self._aside is not None:
-            if self._rows_behind(end) <= self.config.apply_aside_rows_max:
+        end = self._durable_index()
+        aside = self._aside
+        if aside is not None:
+            if aside.last_index > end or (
+                not aside.done and self._rows_behind(aside, end) <= self.config.apply_aside_rows_max
+            ):
                 return replies
-            replies += self._conclude_aside()  # it does not keep up with what comes: whoever takes more in waits for it
+            replies += (
+                self._conclude_aside()
+            )  # if it is not done: whoever takes in more than it keeps up with waits for it
         while self.applied_index < end:
             several = self._next_entries(end)
-            if sum(head.row_count for _, head in several) >= self.config.apply_aside_rows:
-                job = self.state.begin(self.catalog.compiled, [entry.data for entry, _ in several])
-                self._aside = Aside(self.work(job), job, several)
+            if self._begin_aside(several):
                 break
             for entry, head in several:
                 replies += self._conclude(entry, head, *self._apply_now(head, entry.data))
+        if self.runs_ahead():
+            self._begin_aside(self._next_entries(self.raft.log.last_index))
         self._trim()
         return replies
+
+    def _begin_aside(self, several: list[tuple[Entry, EntryHead]]) -> bool:
+        """Have them applied by another thread, if they are many."""
+        if sum(head.row_count for _, head in several) < self.config.apply_aside_rows:
+            return False
+        before = self.state.meta()
+        job = self.state.begin(self.catalog.compiled, [entry.data for entry, _ in several])
+        self._aside = Aside(self.work(job), job, several, before)
+        return True
 
     def _next_entries(self, end: int) -> list[tuple[Entry, EntryHead]]:
         """Entries of events that can be applied in one go; or a single one of another kind."""
@@ -327,10 +359,9 @@ class Group:
                 break
         return several
 
-    def _rows_behind(self, end: int) -> int:
+    def _rows_behind(self, aside: Aside, end: int) -> int:
         """How many rows are committed beyond those that are being applied aside?"""
-        assert self._aside is not None
-        newest, (entry, head) = self.raft.log.entry(end), self._aside.entries[-1]
+        newest, (entry, head) = self.raft.log.entry(end), aside.entries[-1]
         assert newest is not None, "entries that are not applied are in memory"
         if newest.index <= entry.index:
             return 0
@@ -338,13 +369,28 @@ class Group:
         return last.first_seq + last.row_count - head.first_seq - head.row_count
 
     def applied_aside(self, op: int) -> list[Reply]:
-        """What `work` was asked to do by that number is done: the answers. Nothing if it was waited for meanwhile."""
-        return self._conclude_aside() if self.aside_op == op else []
+        """What `work` was asked to do by that number is done: the answers. Nothing if it was waited for meanwhile, or is not
+        durable yet."""
+        aside = self._aside
+        if aside is None or aside.op != op:
+            return []
+        aside.done = True
+        return [] if self.tentative else self._conclude_aside()
 
-    def settle(self) -> None:
-        """Wait for what is being applied aside: the state is to be asked now."""
-        if self._aside is not None:
-            self._ordered += self._conclude_aside()
+    def settle(self) -> bool:
+        """Wait for what is being applied aside: nobody else is at the state now. False: it has what is not durable yet."""
+        aside = self._aside
+        if aside is None:
+            return True
+        if self.tentative:
+            aside.job.wait()
+            return False
+        self._ordered += self._conclude_aside()
+        return True
+
+    def meta(self) -> Meta:
+        """Of the state with all that is applied and durable, once it is settled."""
+        return self._aside.before if self._aside is not None else self.state.meta()
 
     def _conclude_aside(self) -> list[Reply]:
         aside, self._aside = self._aside, None
@@ -353,6 +399,7 @@ class Group:
         for (entry, head), applied in zip(aside.entries, aside.job.finish(), strict=True):
             replies += self._conclude(entry, head, applied, None)
         self._trim()
+        self.on_settled(self)
         return replies
 
     def _trim(self) -> None:
@@ -410,6 +457,7 @@ class Group:
             f"group {self.number}: entry {head.index} after {self.applied_index}"
         )
         self.applied_index, self.applied_term = head.index, head.term
+        self._applied_row = head.first_seq + head.row_count
         self.alert_next = applied.alerts_after
         place = self._places.pop(head.index)
         if applied.row_count and applied.min_ts <= applied.max_ts:
@@ -444,6 +492,7 @@ class Group:
         self.applied_index = self.answered_index = meta.applied_index
         self.applied_term = meta.applied_term
         self.alert_next = meta.alert_next
+        self._applied_row = meta.next_seq
 
 
 def _no_work(_job: Job) -> int:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from unimeter.core.catalog import Metric
 from unimeter.core.raft.messages import Entry
 from unimeter.core.refusal import Refused
-from unimeter.kernels.api import Bytes, Intake, Job
+from unimeter.kernels.api import Bytes, Intake, Job, Meta
 from unimeter.kernels.layout import EntryHead
 
 Outcome = tuple[Metric, bool] | Refused | None
@@ -64,9 +64,18 @@ class Sealed:
         self.bundles: list[Bundled] = [] if bundles is None else bundles
 
 
-class Aside(NamedTuple):
-    """Entries that are being applied in another thread."""
+class Aside:
+    """Entries that are being applied in another thread. `before`: what the state was like."""
 
-    op: int
-    job: Job
-    entries: list[tuple[Entry, EntryHead]]
+    __slots__ = ("before", "done", "entries", "job", "op")
+
+    def __init__(self, op: int, job: Job, entries: list[tuple[Entry, EntryHead]], before: Meta) -> None:
+        self.op = op
+        self.job = job
+        self.entries = entries
+        self.before = before
+        self.done = False  # it need not be waited for
+
+    @property
+    def last_index(self) -> int:
+        return self.entries[-1][0].index

@@ -175,6 +175,8 @@ class Serving:
         for group in self.groups:
             group.on_special = self._special_applied
             group.work = partial(self._work, group)
+            group.may_run_ahead = self._may_run_ahead
+            group.on_settled = self._serve_reads_of
         self.records.rolled = self._rolled
         self.fitness.notice = self._notice
         self.fitness.mark_reached = self.mark_reached
@@ -188,6 +190,10 @@ class Serving:
         op = self._out.apply(job)
         self._working[op] = group
         return op
+
+    def _may_run_ahead(self) -> bool:
+        """A checkpoint begins when the state holds only what is durable."""
+        return not self.upkeep.checkpoint_due
 
     def _rolled(self) -> None:
         self.look_round()
@@ -232,6 +238,7 @@ class Serving:
         self._lead()
         if not self._flush():
             self._order()
+        self._run_ahead()
         self._answer_ordered()
         bundles_ns = self.bundles.turn(now_ns)
         self._serve_reads()
@@ -353,9 +360,15 @@ class Serving:
     def _has_more_in(group: Group) -> bool:
         return group.may_seal() if group.raft.accepting else group.has_work()
 
+    def _run_ahead(self) -> None:
+        """What is being written, or waits for the disk: begin to apply it meanwhile."""
+        for group in self.groups:
+            if group.runs_ahead():
+                self._links.answer(group.apply_committed())
+
     def _apply(self) -> None:
         for group in self.groups:
-            if group.raft.commit > group.applied_index:
+            if group.raft.commit > group.applied_index or group.runs_ahead():
                 self._links.answer(group.apply_committed())
             if group.aside or not self._links.subscriptions:
                 continue
@@ -363,19 +376,23 @@ class Serving:
                 self._wake()
 
     def _serve_reads(self) -> None:
-        for group, reads in zip(self.groups, self.reads, strict=True):
-            if reads.idle:
-                continue
-            reads.turn(self.now.monotonic_ns)
-            if group.aside:
-                continue  # they are served when that is done
-            for scan in reads.due():
+        for group in self.groups:
+            self._serve_reads_of(group)
 
-                def ended(_: None, reads: Reads = reads) -> None:
-                    reads.scan_ended()
-                    self._wake()
+    def _serve_reads_of(self, group: Group) -> None:
+        reads = self.reads[group.number]
+        if reads.idle:
+            return
+        reads.turn(self.now.monotonic_ns)
+        if group.aside:
+            return  # they are served when that is done
+        for scan in reads.due():
 
-                self._flows.start(scan, ended, lambda: None)
+            def ended(_: None, reads: Reads = reads) -> None:
+                reads.scan_ended()
+                self._wake()
+
+            self._flows.start(scan, ended, lambda: None)
 
     # ---- who asks for what ----
 
@@ -439,7 +456,7 @@ class Serving:
             segments=position.segment,
             series=sum(group.state.region_counts()[layout.UM_R_SERIES] for group in self.groups),
             uptime_ns=self.now.monotonic_ns - self._started_ns,
-            events=sum(group.state.meta().stored for group in self.groups),
+            events=sum(group.meta().stored for group in self.groups),
         )
 
     def counters(self) -> dict[str, int]:

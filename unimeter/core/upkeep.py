@@ -70,8 +70,11 @@ class Upkeep:
 
     def due(self, now_ns: int) -> bool:
         """Is there something for `turn` to do that no flow will tell of? Asked in every turn."""
-        checkpoint_due = self.bytes_since_checkpoint() >= self._checkpoint_due_bytes and not self.checkpointing
-        return checkpoint_due or now_ns >= self.retry_ns
+        return now_ns >= self.retry_ns or (self.checkpoint_due and not any(group.tentative for group in self._groups))
+
+    @property
+    def checkpoint_due(self) -> bool:
+        return self.bytes_since_checkpoint() >= self._checkpoint_due_bytes and not self.checkpointing
 
     def turn(self, now_ns: int) -> None:
         """Begin what is due."""
@@ -110,10 +113,12 @@ class Upkeep:
         return min([self._journal.position, *places], key=lambda place: place.seq)
 
     def begin_checkpoint(self, now_ns: int) -> bool:
-        """Write the state as it is now. False: a checkpoint is under way, or it would begin no later than the last."""
+        """Write the state as it is now. False: a checkpoint is under way, or it would begin no later than the last, or the
+        state holds what is not durable yet."""
         for group in self._groups:
             if group.aside:
-                group.settle()
+                if not group.settle():
+                    return False
                 self._wake()  # for the answers
         position, mark = self._replay_from(), self._journal.bytes_written
         if self.checkpointing or checkpoint.checkpoint_file(position.seq) in self._checkpoints:

@@ -302,6 +302,9 @@ class Job(Protocol):
         """Addresses of a C function and of its argument: to call it does the work, in any thread, once. (0, 0): only
         finish() does."""
 
+    def wait(self) -> None:
+        """Do, or wait for, what is not done yet: afterwards no other thread is at the state."""
+
     def finish(self) -> Iterator[Applied]:
         """What became of the entries, in order, each valid until the next is asked for; does, or waits for, what is not
         done yet. Once, and to its end."""

@@ -328,7 +328,10 @@ class Incarnation:
         self.enter(self.driver.link_closed, end.link)
 
     def work(self, effect: Apply) -> None:
-        """Nobody works on it: what is not finished is not done. When it could be finished is a matter of chance."""
+        """Either it is done at once, or nobody works on it and what is not finished is not done: whoever looks at the state
+        too early sees too much, or too little. When it could be finished is a matter of chance."""
+        if self._luck.chance(0.5):
+            effect.job.wait()
         delay_ns = self._luck.below(WORK_MAX_NS) if self._luck.chance(0.7) else 0
         self._host.world.after(delay_ns, self.enter, self.driver.completed, ApplyDone(effect.op))
 

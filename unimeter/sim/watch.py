@@ -137,7 +137,7 @@ class Watch:
             index, before = group.applied_index, indexes[number]
             if index != before:
                 indexes[number] = index
-                digest = group.state.meta().digest
+                digest = group.meta().digest
                 for call in self._hooks["applied"]:
                     call(host, number, index, digest, before < 0)
 

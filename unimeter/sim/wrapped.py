@@ -26,7 +26,7 @@ class WrappedState(_Through):
 
     def begin(self, catalog: Any, entries: Any) -> DeferredJob:
         """Applied by the method that may have been replaced."""
-        return DeferredJob(self, catalog, entries)
+        return DeferredJob(self, catalog, entries, early=False)
 
 
 class WrappedKernels(_Through):

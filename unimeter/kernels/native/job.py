@@ -51,11 +51,14 @@ class NativeJob:
     def call(self) -> tuple[int, int]:
         return _RUN, int(ffi.cast("uintptr_t", self._job))
 
-    def finish(self) -> Iterator[NativeApplied]:
+    def wait(self) -> None:
         lib.um_job_run(self._job)
         while not lib.um_job_done(self._job):  # another thread is at it, for a millisecond or so
             os.sched_yield()
         self._ended()
+
+    def finish(self) -> Iterator[NativeApplied]:
+        self.wait()
         said = memoryview(ffi.buffer(self._applied))
         summaries_view = memoryview(ffi.buffer(self._summaries))
         batch = row = 0
