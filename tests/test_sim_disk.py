@@ -117,8 +117,11 @@ def test_misdirected_write_is_reported_done_and_taints_both_places_until_repaire
     disk.submit(Write(3, "a", 0, block(1)))
     harness.run_until_idle()
     harness.disk.faults.misdirect = lambda effect: True
+    assert not harness.disk.lying
     disk.submit(Write(4, "a", BLOCK, block(2)))
+    assert harness.disk.lying, "it is decided when it is submitted: no other machine may be damaged meanwhile"
     assert harness.run_until_idle() == [WriteDone(4)]
+    assert not harness.disk.lying
     assert harness.disk.fragile, "until another journal write follows, a crash could lose it unnoticed"
     assert "a" in harness.disk.image.tainted()
     assert harness.disk.image.files["a"].actual[BLOCK : 2 * BLOCK] != block(2)

@@ -38,6 +38,7 @@ def arguments_of(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--memory", default="1GiB", help="--memory-max of each node")
     parser.add_argument("--kills", type=int, default=20, help="failover: how many leaders are killed")
     parser.add_argument("--events", type=int, default=1_000_000, help="catchup: written while a node is away")
+    parser.add_argument("--times", type=int, default=3, help="catchup: how often a node is down before one is wiped")
     parser.add_argument("--dir", type=Path, default=None, help="where the nodes' directories are made")
     parser.add_argument("--keep", action="store_true", help="leave the directories, whatever happens")
     parser.add_argument("--json", type=Path, default=None, help="write the figures to this file")
@@ -61,7 +62,7 @@ async def perform(arguments: argparse.Namespace) -> Outcome:
     if arguments.what == "failover":
         return await plays.failover(options, arguments.kills)
     if arguments.what == "catchup":
-        return await plays.catchup(options, arguments.events)
+        return await plays.catchup(options, arguments.events, arguments.times)
     if arguments.what == "grow":
         return await plays.grow(options)
     return await plays.chaos(options)

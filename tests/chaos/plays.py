@@ -121,22 +121,22 @@ def bulk_cast(seed: int, groups: int) -> Cast:
     return cast_of(seed, groups, sessions=6, ids=0, stamped=0, v1=0)
 
 
-async def catchup(options: Options, events: int, report: Report = say) -> Outcome:
-    """A node misses `events` events, once keeping its directory, once losing it, while the load goes on at full speed."""
+async def catchup(options: Options, events: int, times: int, report: Report = say) -> Outcome:
+    """A node misses `events` events, `times` times keeping its directory, then once losing it, while the load goes on at full speed."""
 
     async def act(stage: Stage) -> None:
         stage.load.bulk()
         stage.load.start(readers=1, v1_readers=0)
         node = stage.cluster.nodes[max(stage.cluster.nodes)]
-        for wiped in (False, True):
-            what = "wiped" if wiped else "down"
+        slowed: list[float] = []
+        for what in (*["down"] * times, "wiped"):
             await asyncio.sleep(WARM_SECONDS)
             stage.doing = lambda what=what: f"before a node is {what}"  # type: ignore[misc]
             before = await pace(stage, BASE_SECONDS)
             await stage.cluster.kill(node)
             stage.doing = lambda what=what: f"one node {what}"  # type: ignore[misc]
             away = await pace_until(stage, stage.history.events_acked + events)
-            if wiped:
+            if what == "wiped":
                 stage.cluster.wipe(node)
             began, acked = time.monotonic(), stage.history.events_acked
             await stage.cluster.launch(node)
@@ -149,15 +149,18 @@ async def catchup(options: Options, events: int, report: Report = say) -> Outcom
             during = (stage.history.events_acked - acked) / seconds
             stage.doing = lambda: "afterwards"
             after = await pace(stage, BASE_SECONDS)
-            slower = 100 * (1 - during / before)
+            slower = 100 * (1 - during / ((before + after) / 2))  # shared machines drift
             report(
                 f"{what}: caught up with {events:,} events after {seconds:.1f} s; events/s before {before:,.0f}, with "
-                f"one node away {away:,.0f}, during {during:,.0f} ({slower:+.0f}% slower), after {after:,.0f}"
+                f"one node away {away:,.0f}, during {during:,.0f} ({slower:+.0f}% slower than before and after), after {after:,.0f}"
             )
             stage.figures[what] = {
                 "seconds": round(seconds, 1), "before": round(before), "away": round(away), "during": round(during),
                 "after": round(after), "slower_percent": round(slower, 1),
             }  # fmt: skip
+            slowed += [slower] if what == "down" else []
+        report(f"a node that was down slowed the load by {statistics.median(slowed):+.0f}% (median of {times})")
+        stage.figures["down_slower_percents"] = [round(each, 1) for each in slowed]
 
     return await perform(replace(options, rate=BULK_RATE), act, cast=bulk_cast, proxied=False, report=report)
 

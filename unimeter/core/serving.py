@@ -338,7 +338,8 @@ class Serving:
         """Entries that were applied aside are done."""
         group = self._working.pop(op, None)
         if group is not None:
-            self.mark_reached("applied_aside" if group.aside_op == op else "applied_aside_waited_for")
+            here = "applied_before_durable" if group.tentative else "applied_aside"
+            self.mark_reached(here if group.aside_op == op else "applied_aside_waited_for")
             self._links.answer(group.applied_aside(op))
         self._apply()
         self._answer_ordered()

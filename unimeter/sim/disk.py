@@ -273,6 +273,11 @@ class SimDisk:
                 return f"{name} @{offset}"
         return None
 
+    @property
+    def lying(self) -> bool:
+        """Is a write under way that will land elsewhere?"""
+        return any(pending.misdirected for pending in self.pending)
+
     def _misdirect(self, effect: Write) -> bool:
         """Let a write land in another place; False when there is none that fits."""
         length = len(effect.data)

@@ -54,4 +54,4 @@ class ProcessFaults(FaultKinds):
 
 
 def _may_crash(host: Host) -> bool:
-    return not host.disk.fragile and not any(pending.misdirected for pending in host.disk.pending)
+    return not host.disk.fragile and not host.disk.lying

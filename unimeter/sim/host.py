@@ -135,7 +135,8 @@ class Host:
     @property
     def sound(self) -> bool:
         """Does its disk hold what was written, and its memory what was computed?"""
-        return not (self.flipped or self.disk.fragile or self.disk.image.tainted())
+        disk = self.disk
+        return not (self.flipped or disk.fragile or disk.lying or disk.image.tainted())
 
     @property
     def node(self) -> Any:

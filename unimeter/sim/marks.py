@@ -31,7 +31,13 @@ SESSION_VERDICTS = {
     8: "session settled",
     9: "sessions full",
 }
-CORE_MARKS = ("found_unreadable", "diverged", "applied_aside", "applied_aside_waited_for")  # counted by the node itself
+CORE_MARKS = (  # counted by the node itself
+    "found_unreadable",
+    "diverged",
+    "applied_aside",
+    "applied_aside_waited_for",
+    "applied_before_durable",
+)
 FIGURES = {  # what of a node -> mark
     "bundles": "part of a request forwarded",
     "fetches": "follower read for from disk",
