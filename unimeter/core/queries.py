@@ -59,6 +59,11 @@ class Reads:
     def admit(self, run: Run, fail: Fail) -> None:
         """Call `run` once all that was answered by now, by whomever, is applied here; or `fail`. Raises Refused when too
         many reads wait."""
+        if self._at_once():
+            scan = run()
+            if scan is not None:
+                self._scans.append(scan)
+            return
         waiting = len(self._asked) + self._rounds_count + len(self._waiting) + len(self._scans)
         if waiting >= self._config.queries_waiting_max:
             raise Refused("overloaded", "too many queries are waiting", "try again shortly, with fewer queries at once")
@@ -66,6 +71,17 @@ class Reads:
             self._group.answered_index, self._group.raft.log.last_index
         )  # what was cut off will never be applied
         self._asked.append((least, run, fail))
+
+    def _at_once(self) -> bool:
+        """Is there nobody to be asked, and nothing to be waited for?"""
+        group = self._group
+        raft = group.raft
+        return (
+            not (self._waiting or self._rounds or self._asked or self._scans or group.aside)
+            and group.applied_index >= raft.commit
+            and group.applied_index >= group.answered_index
+            and raft.alone
+        )
 
     def turn(self, now_ns: int) -> None:
         """Once per turn: one question to Raft for all reads since the last, and its answers."""

@@ -137,6 +137,17 @@ class Raft(RaftState):
         """The configuration that leaves the joint one, when it is time: append an entry of it."""
         return membership.next_conf(self)
 
+    @property
+    def alone(self) -> bool:
+        """Does it lead, and is there nobody who could depose it or must be asked? Then it knows what is committed."""
+        conf = self.conf
+        return (
+            self.role is Role.LEADER
+            and self.own_term_committed
+            and conf.voters == (self.replica,)
+            and not conf.outgoing
+        )
+
     def read(self, now_ns: int, token: int) -> None:  # noqa: ARG002
         """Ask for an index at which a read is linearizable; `take_reads` tells."""
         if self.role is not Role.LEADER:
