@@ -196,6 +196,11 @@ def node(
         raise typer.Exit(2)
     if compiled.is_stale():
         typer.echo(f"warning: {compiled.status()}", err=True)
+    from unimeter.io.real.gentle import Gentle
+
+    gentle = Gentle()
+    if member:
+        gentle.begin()
     from unimeter.io.real.options import ServerOptions, StartError
     from unimeter.io.real.server import Server
 
@@ -226,7 +231,7 @@ def node(
         catchup_bytes_per_second=_at_least_a_mib(catchup_rate, "--catchup-rate"),
     )
     try:
-        server = Server(options)
+        server = Server(options, gentle.end)
     except StartError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from error

@@ -86,7 +86,7 @@ class Group:
         self.digests: deque[tuple[int, int]] = deque(maxlen=DIGESTS_KEPT)  # (index, running digest)
         self.leading_term = 0  # the term in which next_row and stamp_ns were taken from the log's end
         self._aside: Aside | None = None
-        self._applied_row = 0  # sequence number of the next row to be applied
+        self.applied_row = 0  # sequence number of the next row to be applied
         self.may_run_ahead: Callable[[], bool] = lambda: True  # may rows be applied before they are durable?
         self.on_settled: Callable[[Group], None] = lambda _group: None  # the state may be asked, for a moment
         # have it done by another thread; returns the number that applied_aside is told
@@ -303,9 +303,10 @@ class Group:
 
     def runs_ahead(self) -> bool:
         """Are there many rows that are not durable yet, and can be applied all the same?"""
-        if self.next_row - self._applied_row < self.config.apply_aside_rows or self._aside is not None:
-            return False
         raft = self.raft
+        many = self.next_row - self.applied_row >= self.config.apply_aside_rows
+        if not many or self._aside is not None:
+            return False
         return raft.accepting and self.leading_term == raft.term and not self._replicated and self.may_run_ahead()
 
     def apply_committed(self) -> list[Reply]:
@@ -457,7 +458,7 @@ class Group:
             f"group {self.number}: entry {head.index} after {self.applied_index}"
         )
         self.applied_index, self.applied_term = head.index, head.term
-        self._applied_row = head.first_seq + head.row_count
+        self.applied_row = head.first_seq + head.row_count
         self.alert_next = applied.alerts_after
         place = self._places.pop(head.index)
         if applied.row_count and applied.min_ts <= applied.max_ts:
@@ -492,7 +493,7 @@ class Group:
         self.applied_index = self.answered_index = meta.applied_index
         self.applied_term = meta.applied_term
         self.alert_next = meta.alert_next
-        self._applied_row = meta.next_seq
+        self.applied_row = meta.next_seq
 
 
 def _no_work(_job: Job) -> int:

@@ -363,13 +363,16 @@ class Serving:
 
     def _run_ahead(self) -> None:
         """What is being written, or waits for the disk: begin to apply it meanwhile."""
+        many = self._config.apply_aside_rows
         for group in self.groups:
-            if group.runs_ahead():
+            if group.next_row - group.applied_row >= many and group.runs_ahead():
                 self._links.answer(group.apply_committed())
 
     def _apply(self) -> None:
+        many = self._config.apply_aside_rows
         for group in self.groups:
-            if group.raft.commit > group.applied_index or group.runs_ahead():
+            ahead = group.next_row - group.applied_row >= many and group.runs_ahead()
+            if ahead or group.raft.commit > group.applied_index:
                 self._links.answer(group.apply_committed())
             if group.aside or not self._links.subscriptions:
                 continue
@@ -377,8 +380,9 @@ class Serving:
                 self._wake()
 
     def _serve_reads(self) -> None:
-        for group in self.groups:
-            self._serve_reads_of(group)
+        for group, reads in zip(self.groups, self.reads, strict=True):
+            if not reads.idle:
+                self._serve_reads_of(group)
 
     def _serve_reads_of(self, group: Group) -> None:
         reads = self.reads[group.number]

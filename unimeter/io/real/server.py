@@ -32,7 +32,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -81,9 +81,10 @@ def die(message: str, exit_code: int = EXIT_FAILED) -> NoReturn:
 class Server:
     """One node process. `run` blocks until it stops; `interface.Process` for the driver."""
 
-    def __init__(self, options: ServerOptions) -> None:
+    def __init__(self, options: ServerOptions, on_ready: Callable[[], None] = lambda: None) -> None:
         """Takes the directory and the ports; StartError when it cannot."""
         self._started = time.monotonic()
+        self._on_ready = on_ready
         lib.um_sys_keep_memory(HEAP_BLOCK_BYTES, HEAP_SPARE_BYTES)
         self._options = options
         self._loop = uvloop.new_event_loop()
@@ -233,6 +234,7 @@ class Server:
         if self._stopping:
             self._network.stop_listening()
             return
+        self._on_ready()
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
