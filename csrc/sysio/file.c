@@ -86,8 +86,8 @@ static void um__adopt(um__files *f, const um__handle *h, uint64_t offset) {
     if (hole >= 0 && (uint64_t)hole < h->size) um__ahead_add(&f->root->ahead, h->name, h->fd, h->size, offset);
 }
 
-/* The open file, from the cache or opened anew, to be used at `offset`; 0 or an errno. A name may have come to mean another file since
- * (deleted or made anew by any lane): then all are opened again.
+/* The open file, from the cache or opened anew, to be used at `offset`; 0 or an errno. A name may have come to mean
+ * another file since (deleted or made anew by any lane): then all are opened again.
  * The size is asked for once, here, not before each write: asking makes Linux (6.13 on) give the next write a
  * time stamp of its own, which costs a metadata update and doubled the time of a synced write when measured. */
 static int um__open(um__files *f, const char *name, int writable, uint64_t offset, um__handle **out) {

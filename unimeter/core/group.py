@@ -320,9 +320,8 @@ class Group:
                 not aside.done and self._rows_behind(aside, end) <= self.config.apply_aside_rows_max
             ):
                 return replies
-            replies += (
-                self._conclude_aside()
-            )  # if it is not done: whoever takes in more than it keeps up with waits for it
+            # if it is not done: whoever takes in more than it keeps up with waits for it
+            replies += self._conclude_aside()
         while self.applied_index < end:
             several = self._next_entries(end)
             if self._begin_aside(several):

@@ -129,10 +129,8 @@ class SessionWriter(Writer):
             return None
         number, ahead = self.batch + 1, self.batch + SESSION_WINDOW_BATCHES
         if self.batch and self.prng.chance(AHEAD) and ahead not in self._jumped:
-            number, lowest = (
-                ahead,
-                min(lowest, self.batch),
-            )  # the newest batch is in its way, as long as that is not settled
+            # the newest batch is in its way, as long as that is not settled
+            number, lowest = ahead, min(lowest, self.batch)
             self._jumped.add(ahead)
         else:
             self.batch = number
