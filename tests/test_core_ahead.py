@@ -202,7 +202,7 @@ class Watched(ClusterBench):
 
 
 def test_nothing_runs_ahead_where_others_decide_too() -> None:
-    bench = Watched(3, 2, replace(CLUSTER, apply_aside_rows=10, apply_aside_rows_max=40))
+    bench = Watched(3, 2, replace(CLUSTER, apply_busy_rows=10, apply_aside_rows=10, apply_aside_rows_max=40))
     bench.start()
     bench.run(5000, bench.ready)
     clients = Clients(bench)

@@ -67,7 +67,9 @@ class NodeConfig:
     entry_bytes_max: int = 16 * MIB  # one group's open entry; at least one frame fits
     entries_waiting_max: int = 16  # sealed entries that wait for the journal
     apply_aside_rows: int = 768  # so many committed rows at once are applied in another thread ...
-    apply_aside_rows_max: int = 16_384  # ... and no more in one go
+    apply_busy_rows: int = 256  # ... and so many while the next are being written already ...
+    apply_aside_rows_max: int = 16_384  # ... and no more in one go, unless one entry has more
+    apply_behind_rows_max: int = 16_384  # committed beyond that: taking in waits for applying
     links_max: int = 10_000
     receive_buffer_bytes: int = 256 * KIB  # what one read may bring
     receive_pending_bytes_max: int = 512 * MIB  # incomplete frames of all links together
@@ -76,7 +78,7 @@ class NodeConfig:
 
     segment_bytes: int = 64 * MIB  # one journal file
     stripe_bytes: int = 256 * KIB  # granularity of the journal's sparse index
-    checkpoint_after_bytes: int = 64 * MIB  # of journal written since the last checkpoint, at least ...
+    checkpoint_after_bytes: int = 128 * MIB  # of journal written since the last checkpoint, at least ...
     checkpoint_after_state_percent: int = (
         100  # ... and so much of the last checkpoint's size: writing it costs no more than the journal
     )
@@ -123,8 +125,11 @@ class NodeConfig:
         ):
             if getattr(self, name) % BLOCK_BYTES:
                 raise ValueError(f"{name} must be a multiple of {BLOCK_BYTES} bytes")
-        if not 1 <= self.apply_aside_rows <= self.apply_aside_rows_max:
-            raise ValueError("apply_aside_rows must be at least 1, and at most apply_aside_rows_max")
+        rows = (1, self.apply_busy_rows, self.apply_aside_rows, self.apply_aside_rows_max, self.apply_behind_rows_max)
+        if list(rows) != sorted(rows):
+            raise ValueError(
+                "apply_busy_rows, apply_aside_rows, apply_aside_rows_max, apply_behind_rows_max: at least 1, none above the next"
+            )
         if not 1 <= self.group_count <= GROUPS_MAX:
             raise ValueError(f"group_count must lie between 1 and {GROUPS_MAX}")
         ids = [member.node_id for member in self.members]

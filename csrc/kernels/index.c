@@ -25,6 +25,7 @@
 #include "um__apply.h"
 
 #define STEP 16            /* a table of n slots is left within n / 16 records; the new one lasts for 5n / 8 and more */
+#define SOON 4             /* with a quarter more records a table is too small */
 #define SWEEP 64           /* while n slots are in use, 5n / 16 records or more are entered: 8n slots are clean long before */
 #define REBUILD_AHEAD 16   /* records hashed ahead of the one being entered, so that slots arrive in time */
 
@@ -122,6 +123,13 @@ static void move(um_state *st, uint32_t index, uint64_t count) {
     }
     t->old_slots = 0;
     t->moved = UINT64_MAX;
+}
+
+uint64_t um__next_slots(const um_state *st, uint32_t index) {
+    const um_table *t = &st->table[index];
+    const uint64_t most = slots_max(&st->index[index]), wanted = growth_of(index) * t->slots;
+    if (t->slots >= most || !um__overfull(t->used + t->used / SOON, t->slots)) return 0;
+    return wanted < most ? wanted : most;
 }
 
 static void grow(um_state *st, uint32_t index) {

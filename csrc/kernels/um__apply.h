@@ -22,6 +22,7 @@
 static inline int um__overfull(uint64_t records, uint64_t slots) {
     return 8 * records > 5 * slots;
 }
+uint64_t um__next_slots(const um_state *st, uint32_t index);   /* of the table that it will soon grow into; 0: not soon */
 static inline uint32_t um__region_of_index(uint32_t index) {
     static const uint8_t regions[UM_INDEXES] = {
         UM_R_VALUES, UM_R_ACCOUNTS, UM_R_SERIES, UM_R_CELLS, UM_R_BUCKETS, UM_R_MEMBERS,

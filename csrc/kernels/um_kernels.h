@@ -90,6 +90,11 @@ uint64_t um_region_record_bytes(uint32_t region);
 uint64_t um_index_bytes_max(const um_limits *limits, uint32_t index);
 uint64_t um_scratch_bytes_max(void);
 
+/* memory.c: stretches of the state's memory that it is about to write to for the first time, whole pages, at most
+ * UM_REGIONS + UM_INDEXES; each is told once. Returns how many. */
+uint32_t um_state_ahead(um_state *state, um_stretch *out);
+void um_state_untouched(um_state *state);                           /* pages were given back: ask for everything anew */
+
 /* apply.c: the whole entry; room is checked first. summaries_max >= batch_count and verdicts_max >= row_count. */
 void um_apply(um_state *state, const um_catalog *catalog, const uint8_t *entry, um_summary *summaries, uint8_t *verdicts, um_applied *applied);
 

@@ -235,7 +235,9 @@ typedef struct {
     um_arena scratch;           /* batch-local tables of apply */
     uint32_t ckpt_active, ckpt_region;
     uint64_t ckpt_pos, ckpt_used[17], ckpt_chunk_base[17];
+    uint64_t ready[28];         /* of region[], then of index[]: bytes from the front that memory.c need not ask for */
 } um_state;
+typedef struct { uint64_t address, bytes; } um_stretch;   /* of memory */
 
 /* ---- catalog: what the hot path must know of metrics. Packed by Python, indexed by um_catalog_index ---- */
 typedef struct { uint8_t len; char key[31]; } um_dimension;

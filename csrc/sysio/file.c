@@ -60,10 +60,10 @@ static int um__is_full(int error) { return error == ENOSPC || error == EDQUOT; }
 
 /* ---- open files ---- */
 
-void um__files_init(um__files *f, um__root *root, int journal) {
+void um__files_init(um__files *f, um__root *root, uint32_t lane) {
     memset(f, 0, sizeof *f);
     f->root = root;
-    f->journal = journal;
+    f->lane = lane;
 }
 
 static void um__forget(um__files *f) {
@@ -118,7 +118,7 @@ static int um__open(um__files *f, const char *name, int writable, uint64_t offse
     if (victim->used) close(victim->fd);
     *victim = (um__handle){.fd = fd, .writable = writable, .size = (uint64_t)st.st_size, .used = ++f->clock};
     strncpy(victim->name, name, sizeof victim->name - 1);
-    if (f->journal && writable) um__adopt(f, victim, offset);
+    if (f->lane == UM_SYS_LANE_JOURNAL && writable) um__adopt(f, victim, offset);
     *out = victim;
     return 0;
 }
@@ -140,13 +140,36 @@ int um__pwrite_all(int fd, const uint8_t *data, uint64_t length, uint64_t offset
     return 0;
 }
 
+/* What the bulk lane writes leaves the disk to the journal most of the time, while that has something to write: a synced
+ * write of 48 KiB took 0.3 ms beside it so, in pieces without rests 0.7 ms, in pieces of 1 MiB with rests as long 2.7 ms. */
+static int um__pwrite_gently(um__files *f, int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t *done) {
+    while (length) {
+        uint64_t piece = length < UM__PIECE_BYTES ? length : UM__PIECE_BYTES;
+        uint64_t journal_bytes = atomic_load(&f->root->ahead.journal_bytes), began_ns = um__now_ns();
+        int error = um__pwrite_all(fd, data, piece, offset, done);
+        if (error) return error;
+        uint64_t rest_ns = UM__REST_SHARE * (um__now_ns() - began_ns);
+        struct timespec rest = {0, (long)(rest_ns < UM__REST_NS_MAX ? rest_ns : UM__REST_NS_MAX)};
+        if (piece == UM__PIECE_BYTES && atomic_load(&f->root->ahead.journal_bytes) != journal_bytes) nanosleep(&rest, NULL);
+        data += piece;
+        length -= piece;
+        offset += piece;
+    }
+    return 0;
+}
+
+static int um__pwrite_lane(um__files *f, int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t *done) {
+    return (f->lane == UM_SYS_LANE_BULK ? um__pwrite_gently(f, fd, data, length, offset, done)
+                                        : um__pwrite_all(fd, data, length, offset, done));
+}
+
 /* O_DIRECT needs aligned memory: anything else is copied, piece by piece. */
 static int um__pwrite_staged(um__files *f, int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t *done) {
     if (!f->stage && !(f->stage = um__map(UM__STAGE_BYTES))) return ENOMEM;
     while (length) {
         uint64_t piece = length < UM__STAGE_BYTES ? length : UM__STAGE_BYTES;
         memcpy(f->stage, data, piece);
-        int error = um__pwrite_all(fd, f->stage, piece, offset, done);
+        int error = um__pwrite_lane(f, fd, f->stage, piece, offset, done);
         if (error) return error;
         data += piece;
         length -= piece;
@@ -163,11 +186,11 @@ static um__outcome um__write(um__files *f, const char *name, uint64_t offset, co
     um__ahead_of(&f->root->ahead, name, offset, length);
     uint64_t done = 0;
     int aligned = (uintptr_t)data % UM_SYS_BLOCK_BYTES == 0;
-    error = aligned || !f->root->direct ? um__pwrite_all(h->fd, data, length, offset, &done)
+    error = aligned || !f->root->direct ? um__pwrite_lane(f, h->fd, data, length, offset, &done)
                                         : um__pwrite_staged(f, h->fd, data, length, offset, &done);
     if (!error) {
         if (offset + length > h->size) h->size = offset + length;
-        if (f->journal) atomic_fetch_add(&f->root->ahead.journal_bytes, length);
+        if (f->lane == UM_SYS_LANE_JOURNAL) atomic_fetch_add(&f->root->ahead.journal_bytes, length);
         return um__ok(length);
     }
     if (!um__is_full(error)) return um__failed(error);
@@ -223,15 +246,15 @@ static int um__reserve(int fd, uint64_t length, int *reserved) {
         return 0;
     }
     if (errno != EOPNOTSUPP && errno != ENOSYS) return errno;
-    void *zeros = um__map(UM__ZERO_BYTES);
+    void *zeros = um__map(UM__PIECE_BYTES);
     if (!zeros) return ENOMEM;
     int error = 0;
     uint64_t offset = 0;
     while (!error && offset < length) {
-        uint64_t piece = length - offset < UM__ZERO_BYTES ? length - offset : UM__ZERO_BYTES;
+        uint64_t piece = length - offset < UM__PIECE_BYTES ? length - offset : UM__PIECE_BYTES;
         error = um__pwrite_all(fd, zeros, piece, offset, &offset);
     }
-    munmap(zeros, UM__ZERO_BYTES);
+    munmap(zeros, UM__PIECE_BYTES);
     return error;
 }
 
@@ -259,7 +282,7 @@ static um__outcome um__create(um__files *f, const char *name, uint64_t length) {
     int error = um__make_parents(root, name);
     if (error) return um__is_full(error) ? um__no_space(error) : um__failed(error);
     int direct = f->root->direct && length % UM_SYS_BLOCK_BYTES == 0 ? O_DIRECT : 0;
-    int fd = openat(root, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW | direct, UM__FILE_MODE);
+    int fd = openat(root, name, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW | O_DSYNC | direct, UM__FILE_MODE);
     if (fd < 0) return um__is_full(errno) ? um__no_space(errno) : um__failed(errno);
     atomic_fetch_add(&f->root->changed, 1);
     um__ahead_forget(&f->root->ahead, name);

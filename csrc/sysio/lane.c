@@ -30,13 +30,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 #define UM__STACK_BYTES (256u << 10)
-#define UM__ROOM_BYTES (64u << 10)   /* a write of so much in the bulk lane is large */
-#define UM__ROOM_NS_MAX 20000000u    /* and rests so long afterwards at most */
+#define UM__TOUCH_BYTES (2u << 20)
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23       /* since Linux 5.14 */
+#endif
 
 typedef struct {
     uint64_t op, offset, length, submitted_ns;
@@ -102,12 +105,12 @@ static void um__signal(um_sys_disk *disk) {
     while (write(disk->eventfd, &one, sizeof one) < 0 && errno == EINTR) {}
 }
 
-/* Large writes of the bulk lane leave the disk to the journal every other moment, while it has something to write: for small
- * synced writes beside them that is the difference between their usual time and 25 times as much (ahead.c). */
-static void um__make_room(um_sys_disk *disk, uint64_t journal_bytes, uint64_t taken_ns) {
-    if (atomic_load(&disk->root.ahead.journal_bytes) == journal_bytes) return;
-    struct timespec pause = {0, (long)(taken_ns < UM__ROOM_NS_MAX ? taken_ns : UM__ROOM_NS_MAX)};
-    nanosleep(&pause, NULL);
+/* In steps: meanwhile nobody can map or unmap anything. */
+static void um__touch(uint8_t *memory, uint64_t bytes) {
+    for (uint64_t at = 0; at < bytes; at += UM__TOUCH_BYTES) {
+        uint64_t step = bytes - at < UM__TOUCH_BYTES ? bytes - at : UM__TOUCH_BYTES;
+        if (madvise(memory + at, step, MADV_POPULATE_WRITE)) return; /* an older kernel, or the memory is gone */
+    }
 }
 
 static um__outcome um__do(um__lane *lane, uint32_t kind, const char *name, uint64_t offset, void *data, uint64_t length) {
@@ -127,16 +130,13 @@ static void *um__run(void *argument) {
         if (!um__has_work(lane, next)) break; /* stopping, and everything done */
         um__slot *slot = &lane->slots[next % UM_SYS_DEPTH];
         um__outcome how = {UM_SYS_OK, 0, 0};
-        uint64_t journal_bytes = atomic_load(&disk->root.ahead.journal_bytes), began_ns = um__now_ns();
-        int large = lane->number == UM_SYS_LANE_BULK && slot->length >= UM__ROOM_BYTES && slot->kind == UM_SYS_WRITE;
         if (slot->kind == UM_SYS_CALL) slot->function(slot->data);
+        else if (slot->kind == UM_SYS_TOUCH) um__touch(slot->data, slot->length);
         else how = um__do(lane, slot->kind, slot->name, slot->offset, slot->data, slot->length);
-        uint64_t done_ns = um__now_ns();
-        slot->done = (um_sys_done){slot->op,   how.bytes,  done_ns - slot->submitted_ns, lane->number,
+        slot->done = (um_sys_done){slot->op,   how.bytes,  um__now_ns() - slot->submitted_ns, lane->number,
                                    slot->kind, how.status, how.error};
         atomic_store_explicit(&lane->completed, next + 1, memory_order_release);
         um__signal(disk);
-        if (large) um__make_room(disk, journal_bytes, done_ns - began_ns);
     }
     return NULL;
 }
@@ -152,7 +152,7 @@ static int um__lane_start(um__lane *lane) {
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     if (error) return -error;
-    static const char *const names[UM_SYS_LANES] = {"um-journal", "um-bulk", "um-read", "um-work"};
+    static const char *const names[UM_SYS_LANES] = {"um-journal", "um-bulk", "um-read", "um-work", "um-memory"};
     pthread_setname_np(lane->thread, names[lane->number]);
     return 0;
 }
@@ -189,7 +189,7 @@ um_sys_disk *um_sys_open(const char *directory, uint32_t flags, int32_t *error) 
         um__lane *lane = &disk->lanes[started];
         lane->number = started;
         lane->disk = disk;
-        um__files_init(&lane->files, &disk->root, started == UM_SYS_LANE_JOURNAL);
+        um__files_init(&lane->files, &disk->root, started);
         bad = um__lane_start(lane);
         if (!bad) started++;
     }
@@ -241,6 +241,15 @@ int um_sys_call(um_sys_disk *disk, uint64_t op, uint64_t function, uint64_t argu
     if (!slot) return 0;
     slot->function = (void (*)(void *))(uintptr_t)function;
     slot->data = (void *)(uintptr_t)argument;
+    return um__publish(lane);
+}
+
+int um_sys_touch(um_sys_disk *disk, uint64_t op, uint64_t address, uint64_t bytes) {
+    um__lane *lane = &disk->lanes[UM_SYS_LANE_MEMORY];
+    um__slot *slot = um__free_slot(lane, UM_SYS_TOUCH, op);
+    if (!slot) return 0;
+    slot->data = (void *)(uintptr_t)address;
+    slot->length = bytes;
     return um__publish(lane);
 }
 

@@ -12,7 +12,9 @@
 
 #define UM__HANDLES 8                       /* open files a lane keeps */
 #define UM__STAGE_BYTES (4u << 20)          /* bounce buffer for unaligned memory; longer writes go in pieces */
-#define UM__ZERO_BYTES (1u << 20)           /* zeros written at a time */
+#define UM__PIECE_BYTES (256u << 10)        /* the bulk lane writes so much at a time, and rests */
+#define UM__REST_SHARE 2                    /* so many times as long as it took */
+#define UM__REST_NS_MAX 20000000u           /* and no longer */
 #define UM__TARGETS 2                       /* files that zeros are written to: the journal's segment, and the next one */
 
 /* A file whose blocks are reserved, and not all written yet. */
@@ -33,8 +35,9 @@ typedef struct {
     uint64_t busy_begin, busy_end;          /* the piece that is being written; busy_end 0: none */
     _Atomic uint32_t version;               /* targets added so far */
     _Atomic uint64_t journal_bytes;         /* written in the journal lane so far */
-    uint64_t journal_seen;
-    uint8_t *zeros;                         /* UM__ZERO_BYTES, mapped when first needed */
+    uint64_t journal_seen, seen_ns;         /* journal_bytes as of the last piece, and when */
+    uint64_t ns_per_mib;                    /* how long zeros take, with the rests; 0: not known */
+    uint8_t *zeros;                         /* UM__PIECE_BYTES, mapped when first needed */
 } um__ahead;
 
 /* What all lanes of a disk know. */
@@ -55,7 +58,7 @@ typedef struct {
 /* One lane's view of the files. Only its thread touches it. */
 typedef struct {
     um__root *root;
-    int journal;                            /* it is the journal lane's */
+    uint32_t lane;                          /* whose it is */
     um__handle handles[UM__HANDLES];
     uint64_t clock, changed;
     uint8_t *stage;                         /* UM__STAGE_BYTES, mapped when first needed */
@@ -67,7 +70,7 @@ typedef struct {
     uint64_t bytes;
 } um__outcome;
 
-void um__files_init(um__files *f, um__root *root, int journal);
+void um__files_init(um__files *f, um__root *root, uint32_t lane);
 void um__files_close(um__files *f);
 um__outcome um__file_do(um__files *f, uint32_t kind, const char *name, uint64_t offset, void *data, uint64_t length);
 

@@ -1,6 +1,6 @@
 /* um_sysio.h - the only C that makes system calls: files, written by threads of their own.
  *
- * A um_sys_disk is one data directory and four lanes. A lane is a thread, a bounded ring and nothing else:
+ * A um_sys_disk is one data directory and five lanes. A lane is a thread, a bounded ring and nothing else:
  *
  *     event loop --submit--> [ slot | slot | slot ] --> lane thread: open, pwrite, sync, pread, unlink
  *         ^                                                   |
@@ -9,7 +9,7 @@
  * Operations on one lane are done in the order given; lanes do not wait for each other. The journal lane
  * carries nothing but journal writes, so that creating the next segment or answering a query from the
  * archive never stands in front of a commit; reads have a lane of their own for the same reason. The work lane does no
- * files: it calls functions, for work that would keep the event loop from its sockets.
+ * files: it calls functions, for work that would keep the event loop from its sockets. The memory lane makes pages.
  * The caller's thread never blocks: it writes a slot, and wakes the lane only if it sleeps. (um_sys_do_now is for the
  * caller that would rather block than have two threads woken.)
  *
@@ -35,13 +35,15 @@
 #define UM_SYS_LANE_BULK 1
 #define UM_SYS_LANE_READ 2
 #define UM_SYS_LANE_WORK 3
-#define UM_SYS_LANES 4
+#define UM_SYS_LANE_MEMORY 4
+#define UM_SYS_LANES 5
 
 #define UM_SYS_WRITE 1                /* overwrite or grow an existing file, durably */
 #define UM_SYS_CREATE 2               /* a file of `length` zeros, its space reserved; makes missing directories */
 #define UM_SYS_DELETE 3               /* a missing file is fine */
 #define UM_SYS_READ 4                 /* result: bytes read, fewer than asked for only at the end of the file */
 #define UM_SYS_CALL 5                 /* um_sys_call */
+#define UM_SYS_TOUCH 6                /* um_sys_touch */
 
 #define UM_SYS_OK 0
 #define UM_SYS_NO_SPACE 1             /* nothing was written or is left allocated */
@@ -82,5 +84,8 @@ int um_sys_probe_write(const char *path, uint64_t bytes, uint32_t count, uint64_
 void um_sys_keep_memory(uint64_t large_bytes, uint64_t spare_bytes);
 /* Call function(argument) in the work lane's thread; both are addresses. 1: accepted; 0: the lane is full, drain first. */
 int um_sys_call(um_sys_disk *disk, uint64_t op, uint64_t function, uint64_t argument);
+/* Have the pages of a stretch of memory made, in the memory lane's thread, so that whoever writes there first need not wait
+ * for them. Memory that is gone meanwhile does no harm. 1: accepted; 0: the lane is full. */
+int um_sys_touch(um_sys_disk *disk, uint64_t op, uint64_t address, uint64_t bytes);
 /* CDEF END */
 #endif

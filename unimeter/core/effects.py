@@ -79,6 +79,13 @@ class Apply(NamedTuple):
     job: Job
 
 
+class Touch(NamedTuple):
+    """Memory that will soon be written to for the first time: (address, bytes), whole pages. A hint: whoever runs the node
+    may have the pages made meanwhile. No completion."""
+
+    stretches: list[tuple[int, int]]
+
+
 class Dial(NamedTuple):
     """Connect to another node's peer address. Completes once: LinkOpened with `dialled` = ref, or DialFailed."""
 
@@ -92,4 +99,4 @@ class Halt(NamedTuple):
     reason: str | None
 
 
-Effect = Send | Close | Dial | Apply | Write | Create | Delete | Read | Halt
+Effect = Send | Close | Dial | Apply | Touch | Write | Create | Delete | Read | Halt

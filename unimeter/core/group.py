@@ -21,9 +21,9 @@ at or below that index: it can never be committed, nothing of it is stored.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from unimeter.config import NodeConfig
+from unimeter.config import KIB, NodeConfig
 from unimeter.core.archive import Archive
 from unimeter.core.catalog import Catalog, apply_entry
 from unimeter.core.entry import ENTRY_BYTES, head_of, raft_entry
@@ -39,6 +39,8 @@ from unimeter.kernels.layout import EntryHead
 DIGESTS_KEPT = 512  # of the newest applied entries, to be compared with other replicas
 # entries of events on their way to a majority; measured on three nodes: 1 costs a quarter of the throughput, 2 a tenth
 UNCOMMITTED_MAX = 16
+LOCKSTEP_BYTES_MIN = 48 * KIB  # less is written about as fast as half of it
+GROW_ROWS = 256  # an entry of so many rows is worth asking what memory comes next
 CONTROL_WAITING_MAX = 1024  # entries of their own that wait to be sealed
 
 
@@ -75,7 +77,7 @@ class Group:
         self._spare: list[Intake] = []
         self.pending_control: list[ControlEntry] = []
         self._sealed: dict[int, Sealed] = {}  # by index
-        self._unsaved_bytes = 0  # sealed and not yet given to the journal
+        self.unsaved_bytes = 0  # sealed and not yet given to the journal
         self._unsaved = 0
         self.sealed_bytes = 0  # of all entries that this process made as leader
         self.hasty = False  # the newest entry holds requests that are answered before it is durable
@@ -91,6 +93,7 @@ class Group:
         self.on_settled: Callable[[Group], None] = lambda _group: None  # the state may be asked, for a moment
         # have it done by another thread; returns the number that applied_aside is told
         self.work: Callable[[Job], int] = _no_work
+        self.touch: Callable[[list[tuple[int, int]]], None] = lambda _stretches: None  # have these pages made
         self.on_special: Callable[[], None] = lambda: None  # an entry that is not of events was applied
         self.on_superseded: Callable[[Group, Sealed], None] = lambda _group, _sealed: None
         self.on_bundle: Callable[[Group, Bundled, Applied, int], None] = lambda *_: None
@@ -133,7 +136,15 @@ class Group:
         """Size of the entries that the next record would carry from here."""
         control = sum(ENTRY_BYTES + len(entry.body) for entry in self.pending_control)
         opened = ENTRY_BYTES + self.open.used_bytes if self.open.batch_count else 0
-        return self._unsaved_bytes + control + opened
+        return self.unsaved_bytes + control + opened
+
+    def lockstep_bytes(self) -> int:
+        """Size of what clients wait for, where that is much and they wait for this disk alone: what they send next comes
+        when they have their answers. 0: they do not."""
+        opened = self.open.used_bytes
+        if self.hasty or self.unsaved_bytes + opened < LOCKSTEP_BYTES_MIN or self._replicated:
+            return 0
+        return sum([len(sealed.body) for sealed in self._sealed.values()], opened)
 
     def has_work(self) -> bool:
         return self.open.batch_count > 0 or bool(self.pending_control)
@@ -167,10 +178,17 @@ class Group:
 
     def may_seal_for_async(self) -> bool:
         """While the journal is busy: is there something async to be ordered, within the bounds of what may wait?"""
+        return self.open.immediate_count > 0 and self._may_wait()
+
+    def may_seal_many(self) -> bool:
+        """While the journal is busy: are there so many rows that they are worth an entry, of which a record can take one
+        and leave the next? Where entries are replicated each costs too much."""
+        return self.open.row_count >= self.config.apply_aside_rows and not self._replicated and self._may_wait()
+
+    def _may_wait(self) -> bool:
+        """Within bounds: may there be another sealed entry that waits for the journal?"""
         return (
-            self.open.immediate_count > 0
-            and self._unsaved < self.config.entries_waiting_max
-            and self.waiting_bytes() <= self.config.entry_bytes_max // 2
+            self._unsaved < self.config.entries_waiting_max and self.waiting_bytes() <= self.config.entry_bytes_max // 2
         )
 
     def seal(self, now_ns: int, wall_ns: int) -> None:
@@ -203,7 +221,7 @@ class Group:
         if entries:
             self._unsaved += len(entries)
             for entry in entries:
-                self._unsaved_bytes += len(entry.data)
+                self.unsaved_bytes += len(entry.data)
                 self.sealed_bytes += len(entry.data)
             raft.append(now_ns, entries)
 
@@ -240,9 +258,13 @@ class Group:
         taken, self.pending_control = self.pending_control, []
         return taken
 
-    def saved(self) -> None:
-        """Everything sealed was given to the journal."""
-        self._unsaved = self._unsaved_bytes = 0
+    def saved(self, entries: Sequence[Entry]) -> None:
+        """These were given to the journal, the oldest that were not."""
+        if not entries or entries[-1].index == self.raft.log.last_index:
+            self._unsaved = self.unsaved_bytes = 0
+        else:
+            self._unsaved = max(0, self._unsaved - len(entries))
+            self.unsaved_bytes = max(0, self.unsaved_bytes - sum(len(entry.data) for entry in entries))
 
     def has_ordered(self) -> bool:
         """Is there an answer that need not wait for the disk?"""
@@ -317,7 +339,7 @@ class Group:
         aside = self._aside
         if aside is not None:
             if aside.last_index > end or (
-                not aside.done and self._rows_behind(aside, end) <= self.config.apply_aside_rows_max
+                not aside.done and self._rows_behind(aside, end) <= self.config.apply_behind_rows_max
             ):
                 return replies
             # if it is not done: whoever takes in more than it keeps up with waits for it
@@ -329,18 +351,27 @@ class Group:
             for entry, head in several:
                 replies += self._conclude(entry, head, *self._apply_now(head, entry.data))
         if self.runs_ahead():
-            self._begin_aside(self._next_entries(self.raft.log.last_index))
+            self._begin_aside(self._next_entries(self.raft.saving_index))
         self._trim()
         return replies
 
     def _begin_aside(self, several: list[tuple[Entry, EntryHead]]) -> bool:
         """Have them applied by another thread, if they are many."""
-        if sum(head.row_count for _, head in several) < self.config.apply_aside_rows:
+        busy = several and self.raft.saving_index > several[-1][0].index
+        many = self.config.apply_busy_rows if busy else self.config.apply_aside_rows
+        if sum([head.row_count for _, head in several]) < many:
             return False
+        self.grow_ahead()
         before = self.state.meta()
         job = self.state.begin(self.catalog.compiled, [entry.data for entry, _ in several])
         self._aside = Aside(self.work(job), job, several, before)
         return True
+
+    def grow_ahead(self) -> None:
+        """Have the state's next memory made by somebody else."""
+        stretches = self.state.ahead()
+        if stretches:
+            self.touch(stretches)
 
     def _next_entries(self, end: int) -> list[tuple[Entry, EntryHead]]:
         """Entries of events that can be applied in one go; or a single one of another kind."""
@@ -449,6 +480,8 @@ class Group:
 
     def _apply_now(self, head: EntryHead, entry: Bytes) -> tuple[Applied, Outcome]:
         outcome = None if head.kind == layout.UM_ENTRY_BATCHES else self._apply_special(head.kind, entry)
+        if head.row_count >= GROW_ROWS:
+            self.grow_ahead()
         return self.state.apply(self.catalog.compiled, entry), outcome
 
     def _note(self, head: EntryHead, applied: Applied) -> None:

@@ -386,6 +386,7 @@ class Node:
         it together: a step costs about the same for one request and for twenty."""
         self._arrivals += 1
         if self._turn_pending or self._crowded:
+            serving.seal_many()
             self._wake()
             return
         serving.hurry()

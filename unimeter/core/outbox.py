@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unimeter.core.effects import Apply, Close, Create, Delete, Dial, Effect, Halt, Read, Send, Write
+from unimeter.core.effects import Apply, Close, Create, Delete, Dial, Effect, Halt, Read, Send, Touch, Write
 from unimeter.core.flow import CreateFile, DeleteFile, ReadFile, Request
 from unimeter.kernels.api import Bytes, Job
 
@@ -37,6 +37,9 @@ class Outbox:
         self._op += 1
         self._effects.append(Apply(self._op, job))
         return self._op
+
+    def touch(self, stretches: list[tuple[int, int]]) -> None:
+        self._effects.append(Touch(stretches))
 
     def request(self, request: Request) -> int:
         """A flow's disk operation, on the background lane. Returns its number."""

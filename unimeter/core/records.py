@@ -22,6 +22,7 @@ from unimeter.core.raft.messages import Save
 from unimeter.kernels.api import Bytes, Kernels
 
 LONE_BYTES = 16 * KIB  # a record of no more is written about as fast as a thread is woken, and answers
+LOCKSTEP_PERCENT = 65  # half, and what rounding to whole entries takes
 SLACK_BYTES = 64 * KIB  # headers and hard states of a record
 
 
@@ -89,7 +90,7 @@ class Records:
 
     def _gather(self, now: Now) -> bool:
         """Seal what waits, and take from every group what it has to save. False: there is nothing."""
-        room = self._bytes_max
+        room = self._room_bytes()
         entries: list[Bytes] = []
         count = len(self._groups)
         for turn in range(count):
@@ -97,12 +98,12 @@ class Records:
             if room <= 0:
                 self._first = group.number
                 break
-            if group.raft.accepting and group.may_seal():
+            if group.raft.accepting and group.may_seal() and group.unsaved_bytes < room:
                 group.seal(now.monotonic_ns, now.wall_ns)
             save = group.raft.take_save(room)
             if save is None:
                 continue
-            group.saved()
+            group.saved(save.entries)
             self._saving.append(Saving(group, save))
             for entry in save.entries:
                 room -= padded_bytes(entry.data)
@@ -115,6 +116,12 @@ class Records:
             return False
         self._held, self._held_bytes, self._stamp_ns = entries, self._bytes_max - room, max(1, now.wall_ns)
         return True
+
+    def _room_bytes(self) -> int:
+        """Of what clients wait for in lockstep with this disk a record takes half: then one half is written while the other
+        is answered and sent anew. If it took all, the disk would wait for the clients, and all clients for the disk."""
+        share = sum([group.lockstep_bytes() for group in self._groups])
+        return min(self._bytes_max, share * LOCKSTEP_PERCENT // 100) if share else self._bytes_max
 
     def written(self, now_ns: int) -> None:
         """The record in flight is durable: what it holds has its place, and promises that waited for it are made."""

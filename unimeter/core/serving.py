@@ -175,6 +175,7 @@ class Serving:
         for group in self.groups:
             group.on_special = self._special_applied
             group.work = partial(self._work, group)
+            group.touch = self._out.touch
             group.may_run_ahead = self._may_run_ahead
             group.on_settled = self._serve_reads_of
         self.records.rolled = self._rolled
@@ -263,6 +264,12 @@ class Serving:
         self.send()
         if shadow or self._has_more_to_do():
             self._wake()
+
+    def seal_many(self) -> None:
+        """More has arrived, and the turn's end sees to it: what is much already gets its place."""
+        for group in self.groups:
+            if group.leading and group.may_seal_many():
+                group.seal(self.now.monotonic_ns, self.now.wall_ns)
 
     def _keep_house(self, now_ns: int) -> None:
         """Gossip, calls to other nodes, the catalog, the coordinator's work."""

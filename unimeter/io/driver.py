@@ -5,7 +5,7 @@ so the test glue can never be kinder than the real glue. It knows the world only
 from __future__ import annotations
 
 from unimeter.config import NodeConfig
-from unimeter.core.effects import Apply, Close, Dial, Halt, Send
+from unimeter.core.effects import Apply, Close, Dial, Halt, Send, Touch
 from unimeter.core.inputs import (
     ApplyDone,
     Booted,
@@ -122,6 +122,8 @@ class Driver:
                 self._network.send(effect.link, effect.data)
             elif isinstance(effect, Apply):
                 self._process.work(effect)
+            elif isinstance(effect, Touch):
+                self._process.touch(effect)
             elif isinstance(effect, Close):
                 closing.append(effect.link)
             elif isinstance(effect, Dial):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from unimeter.core.effects import Apply, Create, Delete, Effect, Read, Write
+from unimeter.core.effects import Apply, Create, Delete, Effect, Read, Touch, Write
 from unimeter.core.inputs import ApplyDone, FileInfo, Input, Now, ReadDone, WriteDone
 from unimeter.kernels.api import Bytes
 
@@ -59,6 +59,9 @@ class Network(Protocol):
 class Process(Protocol):
     def work(self, effect: Apply) -> None:
         """See to the job in another thread, or not at all; then driver.completed(ApplyDone), never from inside this call."""
+
+    def touch(self, effect: Touch) -> None:
+        """Have those pages made in another thread, or ignore it."""
 
     def halt(self, reason: str | None) -> None:
         """End this process: reason None is a clean stop, anything else a failure to be reported loudly."""

@@ -320,6 +320,10 @@ class GroupState(Protocol):
         """Apply these entries of events, one after another, when the job is finished or before. Until then nothing else
         may be asked of the state that depends on them, or changes it; figures may be read, of before or of meanwhile."""
 
+    def ahead(self) -> list[tuple[int, int]]:
+        """(address, bytes): memory that is soon written to for the first time, each stretch once. Whoever has its pages made
+        in time saves the next entries waiting for them; nothing depends on it."""
+
     def meta(self) -> Meta: ...
     def limits(self) -> Limits: ...
     def region_counts(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from unimeter.config import NodeConfig
-from unimeter.core.effects import Apply, Effect, Write
+from unimeter.core.effects import Apply, Effect, Touch, Write
 from unimeter.core.inputs import ApplyDone, Input, Now
 from unimeter.core.node import Node
 from unimeter.io.driver import Driver
@@ -335,6 +335,9 @@ class Incarnation:
             effect.job.wait()
         delay_ns = self._luck.below(WORK_MAX_NS) if self._luck.chance(0.7) else 0
         self._host.world.after(delay_ns, self.enter, self.driver.completed, ApplyDone(effect.op))
+
+    def touch(self, effect: Touch) -> None:
+        """Nothing: memory has no time here."""
 
     def send(self, link: int, data: Bytes) -> None:
         end = self._ends.get(link)

@@ -108,6 +108,12 @@ class RaftState:
         return self.confs[-1][0] if self.confs else 0
 
     @property
+    def saving_index(self) -> int:
+        """Everything up to here is durable, or on its way to the disk."""
+        flying = self.stable.flying
+        return self.stable.index if flying is None else flying.last_index
+
+    @property
     def stable_index(self) -> int:
         """Entries up to here are durable."""
         return self.stable.index

@@ -6,7 +6,7 @@ Nothing here blocks the event loop but `files()`, which is called once at boot. 
 removing all happen in the lanes' threads, without the GIL; one call takes all completions of a loop turn.
 
 Lanes: journal writes have one of their own; bulk writes, creates and deletes share one, in order; reads have
-the third, so that a query never waits for a segment being created. A Delete or Create of a file that is being
+the third, so that a query never waits for a segment being created; jobs and new memory have the fourth and the fifth. A Delete or Create of a file that is being
 read waits until those reads are done: a read that was accepted is answered with the file it was meant for.
 
 A lone write (Write.lone: short, and nothing else waits) on an idle journal lane is done in the event loop's own thread at the
@@ -38,7 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from unimeter.config import BLOCK_BYTES
-from unimeter.core.effects import Apply, Create, Delete, Read, Write
+from unimeter.core.effects import Apply, Create, Delete, Read, Touch, Write
 from unimeter.core.inputs import ApplyDone, DiskError, FileInfo, ReadDone, WriteDone
 from unimeter.io.real._sysio import ffi, lib
 
@@ -210,6 +210,11 @@ class RealDisk:
         if not function or not lib.um_sys_call(self._disk, effect.op, function, argument):
             self._loop.call_soon(lambda: self.around(lambda: self._worked(effect.op)))
 
+    def touch(self, effect: Touch) -> None:
+        """Have the pages made in the memory lane; where that is full they are made when they are needed."""
+        for address, size in effect.stretches:
+            lib.um_sys_touch(self._disk, 0, address, size)
+
     def _worked(self, op: int) -> None:
         assert self._on_done is not None
         if self._jobs.pop(op, None) is not None:
@@ -290,6 +295,8 @@ class RealDisk:
             if answer.kind == lib.UM_SYS_CALL:
                 self.figures.calls += 1
                 self._worked(answer.op)
+                continue
+            if answer.kind == lib.UM_SYS_TOUCH:
                 continue
             effect, memory = self._pending.pop(answer.op)
             error = self._error_of(answer, effect)

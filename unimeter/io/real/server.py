@@ -40,7 +40,7 @@ import uvloop
 
 from unimeter import kernels
 from unimeter.config import MIB
-from unimeter.core.effects import Apply
+from unimeter.core.effects import Apply, Touch
 from unimeter.core.node import Node
 from unimeter.io.driver import Driver
 from unimeter.io.real._sysio import lib
@@ -279,6 +279,10 @@ class Server:
     def work(self, effect: Apply) -> None:
         """interface.Process."""
         self._disk.work(effect)
+
+    def touch(self, effect: Touch) -> None:
+        """interface.Process."""
+        self._disk.touch(effect)
 
     def halt(self, reason: str | None) -> None:
         """interface.Process."""

@@ -6,9 +6,9 @@ that `call` names must hold the job for as long.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
+from time import sleep
 from typing import Any
 
 from unimeter.kernels.api import Bytes
@@ -16,6 +16,7 @@ from unimeter.kernels.layout import APPLIED, ENTRY, SUMMARY, UM_ENTRY_BATCHES
 from unimeter.kernels.native._um import ffi, lib
 from unimeter.kernels.native.applied import NativeApplied
 
+POLL_SECONDS = 0.00005  # how often a thread that waits for another looks
 HEAD = Struct("<4xIHHI32xI")  # um_entry: body_len, group, kind, batch_count, row_count
 _RUN = int(ffi.cast("uintptr_t", ffi.addressof(lib, "um_job_run")))
 
@@ -53,8 +54,8 @@ class NativeJob:
 
     def wait(self) -> None:
         lib.um_job_run(self._job)
-        while not lib.um_job_done(self._job):  # another thread is at it, for a millisecond or so
-            os.sched_yield()
+        while not lib.um_job_done(self._job):  # another thread is at it, for a millisecond or so, and wants a CPU
+            sleep(POLL_SECONDS)
         self._ended()
 
     def finish(self) -> Iterator[NativeApplied]:

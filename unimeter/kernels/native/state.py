@@ -123,6 +123,7 @@ class NativeGroupState:
         self._room(64, 1024)
         self._image_left = -1
         self._job_open = False
+        self._stretches: Any = ffi.new("um_stretch[]", UM_REGIONS + UM_INDEXES)
 
     def _room(self, summaries: int, verdicts: int) -> None:
         self._summaries: Any = ffi.new("um_summary[]", summaries)
@@ -143,6 +144,11 @@ class NativeGroupState:
         return NativeApplied(
             APPLIED.unpack_from(self._applied_view), self._summaries, self._summaries_view, self._verdicts
         )
+
+    def ahead(self) -> list[tuple[int, int]]:
+        self._assert_idle()
+        count = lib.um_state_ahead(self.cdata, self._stretches)
+        return [(self._stretches[n].address, self._stretches[n].bytes) for n in range(count)] if count else []
 
     def begin(self, catalog: Catalog, entries: Sequence[Bytes]) -> NativeJob:
         self._assert_idle()
@@ -169,6 +175,7 @@ class NativeGroupState:
             memory.view[target : target + arena.used] = old.view[source : source + arena.used]
         self._memory = memory
         memory.attach(state)
+        lib.um_state_untouched(state)
 
     # ---- reading ----
 
@@ -272,6 +279,7 @@ class NativeGroupState:
         if self.cdata.cow.used:
             self._memory.forget_saved_chunks()
         self._memory.forget_left_tables(self.cdata)  # here, as it is done now and then
+        lib.um_state_untouched(self.cdata)
         lib.um_ckpt_end(self.cdata)
         self._image_left = -1
 

@@ -45,6 +45,9 @@ class ReferenceGroupState:
     def apply(self, catalog: Catalog, entry: Bytes) -> ReferenceApplied:
         return apply(self.state, own(catalog), entry)
 
+    def ahead(self) -> list[tuple[int, int]]:
+        return []
+
     def begin(self, catalog: Catalog, entries: Sequence[Bytes]) -> DeferredJob:
         return DeferredJob(self, catalog, entries)
 
