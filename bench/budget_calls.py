@@ -27,7 +27,7 @@ from typing import Any
 from tests.cluster_bench import ClusterBench
 from tests.harness import JAN_1, LIMITS, SMALL, v1_event, v1_ingest, v1_metric, v1_usage
 from unimeter import kernels
-from unimeter.core.effects import Apply, Create, Delete, Read, Write
+from unimeter.core.effects import Apply, Create, Delete, Read, Touch, Write
 from unimeter.core.inputs import ApplyDone, FileInfo, Now, ReadDone, WriteDone
 from unimeter.core.node import Node
 from unimeter.io.driver import Driver
@@ -100,6 +100,9 @@ class World:
     def submit(self, effect: Write | Create | Delete | Read) -> None:
         self.pending.append(effect)
 
+    def answer(self, link: int, data: Bytes) -> None:
+        self.send(link, data)
+
     def send(self, link: int, data: Bytes) -> None:
         self.answers += 1
 
@@ -111,6 +114,9 @@ class World:
 
     def work(self, effect: Apply) -> None:
         self.pending.append(effect)
+
+    def touch(self, effect: Touch) -> None:
+        """Memory has no time here."""
 
     def halt(self, reason: str | None) -> None:
         raise AssertionError(reason)

@@ -131,6 +131,11 @@ void um_query_scan(const um_state *state, const um_catalog *catalog, um_arena *s
                    uint64_t first_row, uint64_t end_row);
 /* writes rows to out from row *cursor on; returns bytes written (whole rows only); *cursor advances; done when *cursor == info.groups */
 uint64_t um_query_rows(const um_state *state, const um_arena *scratch, uint64_t *cursor, uint8_t *out, uint64_t cap);
+
+/* glance.c: `out` gets the answer (UM_GLANCE_BYTES) to one whole v1 usage query without filters that this state answers by
+ * itself; 0: it is not that. `newest` knows the codes, `catalog` is the state's. */
+uint64_t um_glance(um_state *state, const um_catalog *newest, const um_catalog *catalog, const uint8_t *data, uint64_t len,
+                   um_arena *scratch, uint8_t *out);
 void um_period_bounds(uint32_t period_type, uint32_t billing_day, int64_t ts, int64_t *start, int64_t *end);
 
 /* events.c: list stored events of one account from verified journal records; returns records appended to out. first_row, end_row:

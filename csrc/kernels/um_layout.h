@@ -406,6 +406,7 @@ typedef struct {                /* one answer row, followed by group_by_count x 
     uint32_t dims_len, reserved;   /* bytes that follow */
 } um_query_row;
 
+#define UM_GLANCE_BYTES 68      /* a v1 answer to a usage query */
 typedef struct {                /* followed by the account text */
     uint64_t account;
     int64_t since, until;       /* both inclusive */

@@ -24,6 +24,7 @@ from unimeter.kernels import protocol as wire
 from unimeter.kernels.api import Alert, Frame, Kernels
 
 STARTING = Refused("starting", "the node is still recovering", "try again shortly")
+GLANCE_BYTES = wire.V1_REQUEST_HEADER.size + wire.V1_USAGE_QUERY.size  # a v1 usage query without filters
 ENTRY_FULL = Refused(
     "overloaded", "more arrives than the disk can take", "try again shortly, with fewer requests at once"
 )

@@ -121,6 +121,22 @@ class Node:
         self.deadline_ns = now.monotonic_ns if self._turn_pending else self._next_ns
         return self._out.take()
 
+    def glance(self, link: int, data: bytes) -> bytes | None:
+        """A lone read that is answered from memory: no time passes, nothing is decided. None: let `step` see to it."""
+        serving = self.serving
+        if (
+            len(data) != door.GLANCE_BYTES
+            or serving is None
+            or not self.ready
+            or self.halted
+            or not self._links.listening(link)
+        ):
+            return None
+        answer = serving.glance(data)
+        if answer is not None:
+            self._counts["frames"] += 1
+        return answer
+
     def _seldom(self, now: Now, event: Input) -> None:
         """What does not happen all the time; the next turn looks at everything."""
         if self.serving is not None:

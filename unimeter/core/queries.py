@@ -59,7 +59,7 @@ class Reads:
     def admit(self, run: Run, fail: Fail) -> None:
         """Call `run` once all that was answered by now, by whomever, is applied here; or `fail`. Raises Refused when too
         many reads wait."""
-        if self._at_once():
+        if self.at_once():
             scan = run()
             if scan is not None:
                 self._scans.append(scan)
@@ -72,7 +72,7 @@ class Reads:
         )  # what was cut off will never be applied
         self._asked.append((least, run, fail))
 
-    def _at_once(self) -> bool:
+    def at_once(self) -> bool:
         """Is there nobody to be asked, and nothing to be waited for?"""
         group = self._group
         raft = group.raft

@@ -47,6 +47,7 @@ from unimeter.core.service import Service, Status
 from unimeter.core.topology import Topology
 from unimeter.core.upkeep import NEVER_NS, Upkeep
 from unimeter.kernels import layout
+from unimeter.kernels import protocol as wire
 from unimeter.kernels.api import Job, Kernels, Limits
 
 STOPPING = Refused("overloaded", "the node is stopping", "try again when it is back")
@@ -270,6 +271,15 @@ class Serving:
         for group in self.groups:
             if group.leading and group.may_seal_many():
                 group.seal(self.now.monotonic_ns, self.now.wall_ns)
+
+    def glance(self, data: bytes) -> bytes | None:
+        """Answer a lone read, if its group can be read as it is now."""
+        account = int.from_bytes(data[wire.V1_REQUEST_HEADER.size : wire.V1_REQUEST_HEADER.size + 8], "little")
+        number = self.service.group_of(account)
+        if not self.reads[number].at_once():
+            return None
+        group = self.groups[number]
+        return group.state.glance(self.service.catalog.compiled, group.catalog.compiled, data)
 
     def _keep_house(self, now_ns: int) -> None:
         """Gossip, calls to other nodes, the catalog, the coordinator's work."""

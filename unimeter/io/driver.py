@@ -73,6 +73,11 @@ class Driver:
         framer = self._framers.get(link)
         if framer is None:
             return
+        if framer.idle:
+            answer = self.node.glance(link, data)
+            if answer is not None:
+                self._network.answer(link, answer)
+                return
         for whole, frames in framer.feed(data):
             self._step(FramesArrived(link, whole, frames))
         if link in self._framers:  # not closed by what it asked

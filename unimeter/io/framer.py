@@ -31,6 +31,11 @@ class Framer:
         """Bytes of the frame under way that are here already."""
         return len(self._pending)
 
+    @property
+    def idle(self) -> bool:
+        """Does a frame begin with the next byte?"""
+        return not self._pending and not self._broken
+
     def feed(self, data: bytes) -> Iterator[tuple[bytes, FrameTable]]:
         """Take the link's next bytes; yields buffers with their whole frames. After a frame error nothing more."""
         if self._broken:

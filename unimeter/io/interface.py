@@ -22,6 +22,9 @@ class Core(Protocol):
     @property
     def deadline_ns(self) -> int: ...
     def step(self, now: Now, event: Input) -> list[Effect]: ...
+    def glance(self, link: int, data: bytes) -> bytes | None:
+        """The answer to `data`, if that is one whole read that can be answered without deciding, changing or waiting for
+        anything; None: it is for `step`."""
 
 
 class Clock(Protocol):
@@ -48,6 +51,9 @@ class Network(Protocol):
 
     def send(self, link: int, data: Bytes) -> None:
         """Queue bytes; an unknown or closed link is fine (the bytes are lost, as they would be on a wire)."""
+
+    def answer(self, link: int, data: Bytes) -> None:
+        """Send a lone answer: as `send`, with nothing to be gathered for."""
 
     def close(self, link: int) -> None: ...
 

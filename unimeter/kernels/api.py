@@ -332,6 +332,10 @@ class GroupState(Protocol):
     def memory_bytes(self) -> int:
         """Bytes in use by regions and indexes."""
 
+    def glance(self, newest: Catalog, catalog: Catalog, data: Bytes) -> bytes | None:
+        """The frame that answers `data`, if that is one whole v1 usage query without filters which this state answers by
+        itself; None: it is something else. `newest`: knows the metrics' codes; `catalog`: the state's own."""
+
     def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int, group: int = 0) -> Query:
         """`group`: whose rows the records hold that are fed to the query."""
 

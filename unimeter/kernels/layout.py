@@ -20,6 +20,7 @@ from unimeter.kernels.api import Bytes, Limits
 
 UM_NONE = 4_294_967_295
 
+UM_GLANCE_BYTES = 68
 UM_METRICS_MAX = 4096
 UM_DIMENSIONS_MAX = 16
 UM_THRESHOLDS_MAX = 64
@@ -259,6 +260,7 @@ QUERY_ROW = _layout(
 EVENTS_SPEC = _layout(
     "um_events_spec", "account:Q", "since:q", "until:q", "after_seq:Q", "end_seq:Q", "text_len:I", "metric:I"
 )
+STRETCH = _layout("um_stretch", "address:Q", "bytes:Q")
 EVENT_HEAD = _layout("um_event_head", "seq:Q", "timestamp_ns:q")
 
 

@@ -336,6 +336,9 @@ class Incarnation:
         delay_ns = self._luck.below(WORK_MAX_NS) if self._luck.chance(0.7) else 0
         self._host.world.after(delay_ns, self.enter, self.driver.completed, ApplyDone(effect.op))
 
+    def answer(self, link: int, data: Bytes) -> None:
+        self.send(link, data)
+
     def touch(self, effect: Touch) -> None:
         """Nothing: memory has no time here."""
 

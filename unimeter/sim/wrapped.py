@@ -24,6 +24,9 @@ class WrappedIntake(_Through):
 class WrappedState(_Through):
     """A GroupState; subclasses replace single methods."""
 
+    def glance(self, newest: Any, catalog: Any, data: Any) -> None:
+        """Nothing is answered past the methods that may have been replaced."""
+
     def begin(self, catalog: Any, entries: Any) -> DeferredJob:
         """Applied by the method that may have been replaced."""
         return DeferredJob(self, catalog, entries, early=False)

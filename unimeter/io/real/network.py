@@ -127,6 +127,14 @@ class RealNetwork:
             connection.outbox.clear()
             transport.abort()
 
+    def answer(self, link: int, data: Bytes) -> None:
+        connection = self._links.get(link)
+        if connection is None or connection.closing or connection.outbox or link in self.slow:
+            self.send(link, data)
+            return
+        connection.outbox.append(data if type(data) is bytes else bytes(data))
+        self._write(connection)
+
     def close(self, link: int) -> None:
         connection = self._links.get(link)
         if connection is None or connection.closing:

@@ -19,6 +19,7 @@ from unimeter.kernels.layout import (
     QUERY_ROW,
     QUERY_SPEC,
     ROW,
+    UM_GLANCE_BYTES,
     UM_NONE,
     UM_Q_DONE,
     UM_Q_GROUPS,
@@ -139,6 +140,23 @@ def begin_query(
     if code == UM_Q_MALFORMED:
         raise ValueError("the query names a metric or dimension that the catalog does not have")
     return NativeAnswer(rows, end_seq)
+
+
+_glance_out: Any = ffi.new("uint8_t[]", UM_GLANCE_BYTES)
+_glance_answer = ffi.buffer(_glance_out)
+
+
+def glance(state_cdata: Any, newest: Catalog, catalog: Catalog, data: Bytes) -> bytes | None:
+    """See csrc/kernels/glance.c."""
+    workspace = _pool[-1] if _pool else _Workspace()
+    newest_c: Any = newest.cdata  # type: ignore[attr-defined]  # only native catalogs come here
+    catalog_c: Any = catalog.cdata  # type: ignore[attr-defined]
+    used = lib.um_glance(
+        state_cdata, newest_c, catalog_c, ffi.from_buffer(data), len(data), workspace.scratch, _glance_out
+    )
+    if not _pool:
+        _pool.append(workspace)
+    return _glance_answer[:] if used else None
 
 
 def _pack_spec(spec: QuerySpec) -> bytes:

@@ -42,7 +42,7 @@ from unimeter.kernels.native._um import ffi, lib
 from unimeter.kernels.native.applied import NativeApplied
 from unimeter.kernels.native.arena import ask_for_huge_pages
 from unimeter.kernels.native.job import HEAD, NativeJob
-from unimeter.kernels.native.query import begin_events, begin_query
+from unimeter.kernels.native.query import begin_events, begin_query, glance
 
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
 _IMAGE_HEAD = Struct("<16x17Q")  # used bytes per region, see checkpoint.c
@@ -199,6 +199,10 @@ class NativeGroupState:
         records = sum(int(self.cdata.region[region].used) for region in range(UM_REGIONS))
         indexed = (int(self.cdata.table[index].used) for index in range(UM_INDEXES))
         return records + sum(8 * max(_SLOTS_MIN, 1 << max(2 * count - 1, 0).bit_length()) for count in indexed)
+
+    def glance(self, newest: Catalog, catalog: Catalog, data: Bytes) -> bytes | None:
+        self._assert_idle()
+        return glance(self.cdata, newest, catalog, data)
 
     def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int, group: int = 0) -> Query:
         self._assert_idle()

@@ -13,6 +13,7 @@ from unimeter.kernels.reference.catalog import own
 from unimeter.kernels.reference.check import check
 from unimeter.kernels.reference.digest import full_digest
 from unimeter.kernels.reference.events import ReferenceEventScan
+from unimeter.kernels.reference.glance import glance
 from unimeter.kernels.reference.query import ReferenceQuery
 from unimeter.kernels.reference.state import State
 
@@ -69,6 +70,9 @@ class ReferenceGroupState:
         indexed[lay.UM_R_VALUES] -= 1  # "" is not in an index
         indexed[lay.UM_R_CELLS] -= counts[lay.UM_R_SERIES]  # nor is the first cell of a series
         return pools + sum(8 * _slots(count) for count in indexed.values())
+
+    def glance(self, newest: Catalog, catalog: Catalog, data: Bytes) -> bytes | None:
+        return glance(self.state, own(newest), own(catalog), data)
 
     def query(self, catalog: Catalog, spec: QuerySpec, groups_max: int, group: int = 0) -> ReferenceQuery:
         return ReferenceQuery(self.state, own(catalog), group, spec, groups_max)
