@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tests.harness import LIMITS, SMALL, v1_ingest
 from unimeter import kernels
-from unimeter.core.effects import Apply, Create, Delete, Read, Write
+from unimeter.core.effects import Apply, Create, Delete, Read, Touch, Write
 from unimeter.core.inputs import FileInfo, Now, ReadDone, WriteDone
 from unimeter.core.node import Node
 from unimeter.io.driver import Driver
@@ -29,10 +29,12 @@ class Still:
 
     def submit(self, effect: Write | Create | Delete | Read) -> None: ...
     def send(self, link: int, data: Bytes) -> None: ...
+    def answer(self, link: int, data: Bytes) -> None: ...
     def close(self, link: int) -> None:
         self.closed.append(link)
 
     def work(self, effect: Apply) -> None: ...
+    def touch(self, effect: Touch) -> None: ...
 
     def halt(self, reason: str | None) -> None:
         raise AssertionError(reason)
