@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from tests.harness import JAN_1, LIMITS, SMALL
 from unimeter import kernels
 from unimeter.config import MIB, MS_NS, Member, NodeConfig
-from unimeter.core.effects import Apply, Close, Create, Delete, Dial, Effect, Halt, Read, Send, Write
+from unimeter.core.effects import Apply, Close, Create, Delete, Dial, Effect, Halt, Read, Send, Touch, Write
 from unimeter.core.inputs import (
     ApplyDone,
     Booted,
@@ -141,7 +141,7 @@ class ClusterBench:
             machine.halted = effect.reason
         elif isinstance(effect, Dial):
             self._queue.append((number, lambda: self._dial(number, effect)))
-        else:
+        elif not isinstance(effect, Touch):
             self._queue.append((number, self._disk(machine, effect)))
 
     def _disk(self, machine: Machine, effect: Write | Create | Delete | Read | Apply) -> Input:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from unimeter import kernels
 from unimeter.config import MIB, NodeConfig, state_limits
-from unimeter.core.effects import Apply, Close, Create, Delete, Effect, Halt, Read, Send, Write
+from unimeter.core.effects import Apply, Close, Create, Delete, Effect, Halt, Read, Send, Touch, Write
 from unimeter.core.inputs import (
     ApplyDone,
     Booted,
@@ -73,7 +73,7 @@ class Bench:
             self.closed.append(effect.link)
         elif isinstance(effect, Halt):
             self.halted = effect
-        else:
+        elif not isinstance(effect, Touch):
             self.pending.append(effect)
 
     def disk(self, count: int = 1_000_000) -> None:

@@ -243,6 +243,19 @@ def test_a_change_of_the_metrics_among_halves_has_its_place(bench: AsideBench) -
     assert_counted(group_of(bench))
 
 
+def test_what_is_open_goes_on_gathering_while_the_next_record_is_full_without_it(bench: AsideBench) -> None:
+    busy(bench)
+    requests(bench, list(CLIENTS)[:7])
+    requests(bench, [8], rows=5)
+    first = next_record(bench)
+    assert unsaved(group_of(bench)) and group_of(bench).open.row_count == 5
+    requests(bench, [8], rows=6, number=2)
+    second = next_record(bench)
+    assert second[-1] == 11 and sum(first + second) == 7 * ROWS + 11
+    bench.settle()
+    assert stored(bench.take(8)) == [(1, 5), (2, 6)]
+
+
 # ---- bounds ----
 
 
@@ -323,6 +336,7 @@ def test_whatever_order_things_come_in_each_request_is_answered_once_in_order_an
     group = group_of(bench)
     numbers = dict.fromkeys(CLIENTS, 0)
     heard: dict[int, list[int]] = {link: [] for link in CLIENTS}
+    awaited: dict[int, list[int]] = {link: [] for link in CLIENTS}  # sync ones
     counted = 0
     for _ in range(250):
         chance = dice.random()
@@ -330,6 +344,7 @@ def test_whatever_order_things_come_in_each_request_is_answered_once_in_order_an
             link, rows, sync = dice.choice(CLIENTS), dice.choice([1, 20, ROWS, ROWS, 2 * ROWS]), dice.random() < 0.85
             numbers[link] += 1
             counted += rows
+            awaited[link] += [numbers[link]] if sync else []
             requests(bench, [link], rows, sync, numbers[link])
         elif chance < 0.75:
             bench.turn()
@@ -344,6 +359,7 @@ def test_whatever_order_things_come_in_each_request_is_answered_once_in_order_an
     for link in CLIENTS:
         heard[link] += [number for number, status, _ in answers(bench.take(link)) if not status]
         assert sorted(heard[link]) == list(range(1, numbers[link] + 1))
+        assert [number for number in heard[link] if number in awaited[link]] == awaited[link]
     assert_counted(group)
     assert total(bench) == counted == total(bench.crash())
 

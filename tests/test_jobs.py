@@ -32,7 +32,7 @@ from tests.jobs import (
 from tests.test_twins import examples, roomy
 from tests.twin_plays import Author
 from tests.twin_strategies import BASE, Event, Play, Request, plays, v2_batch, v2_frame
-from tests.twins import NATIVE, REFERENCE, Twins, both, limits_of, same
+from tests.twins import NATIVE, REFERENCE, Twins, both, image_piece, limits_of, same
 from unimeter.kernels import layout as lay
 from unimeter.kernels import load
 from unimeter.kernels.api import Catalog, GroupState, Kernels, QuerySpec
@@ -259,15 +259,15 @@ def test_an_image_under_way_waits_for_the_job_and_is_that_of_the_moment_it_began
     for each in (state, other):
         each.apply(catalog, entries[0])
     length = other.checkpoint_begin()
-    expected = other.checkpoint_read(length)
+    expected = image_piece(other, length)
     assert state.checkpoint_begin() == length
-    image = state.checkpoint_read(100)
+    image = image_piece(state, 100)
     job = state.begin(catalog, entries[1:])
     in_another_thread(job)
     with pytest.raises(AssertionError, match="finish the job before"):
-        state.checkpoint_read(100) if step == "checkpoint_read" else state.checkpoint_end()
+        image_piece(state, 100) if step == "checkpoint_read" else state.checkpoint_end()
     assert len(list(job.finish())) == 1
-    image += state.checkpoint_read(length)
+    image += image_piece(state, length)
     state.checkpoint_end()
     assert image == expected
 

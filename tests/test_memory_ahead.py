@@ -10,18 +10,17 @@ import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.harness import JAN_1, SMALL, Bench, v1_event, v1_ingest, v1_metric
 from tests.jobs import PATIENCE_SECONDS, in_another_thread
 from tests.test_real_work import BLOCK, Desk, Work
-from tests.test_state_native import BASE, CATALOG, KERNELS, Log, row
+from tests.test_state_native import BASE, CATALOG, KERNELS, Log, image_of, row
 from unimeter.config import MIB, state_limits
 from unimeter.core.effects import Apply, Create, Effect, Read, Touch, Write
 from unimeter.core.inputs import ApplyDone, ReadDone, WriteDone
-from unimeter.io.real._sysio import ffi, lib
+from unimeter.io.real._sysio import lib
 from unimeter.kernels import layout as lay
 from unimeter.kernels import load
 from unimeter.kernels.native.state import NativeGroupState
@@ -46,13 +45,9 @@ def remember(log: Log, count: int, first: int = 0) -> None:
 def areas(state: NativeGroupState) -> list[tuple[int, int]]:
     """(first, past) addresses of regions and indexes."""
     memory = state._memory
-    base = int(ffi.cast("uintptr_t", ffi.cast("void *", int(kernel_address(memory)))))
+    base = ctypes.addressof(ctypes.c_char.from_buffer(memory.map))
     places = zip(memory.offsets, memory.sizes, strict=True)
     return [(base + at, base + at + size) for at, size in places][: lay.UM_REGIONS + lay.UM_INDEXES]
-
-
-def kernel_address(memory: Any) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(memory.map))
 
 
 def assert_inside(state: NativeGroupState, stretches: list[tuple[int, int]]) -> None:
@@ -117,11 +112,8 @@ def test_memory_is_asked_for_again_after_a_checkpoint() -> None:
     log = Log(ROOMY)
     remember(log, MANY)
     first = log.state.ahead()
-    left = log.state.checkpoint_begin()
-    while left:
-        left -= len(log.state.checkpoint_read(MIB))
     assert log.state.ahead() == []
-    log.state.checkpoint_end()
+    image_of(log.state, MIB)
     assert set(log.state.ahead()) >= set(first) != set()
     assert log.state.ahead() == []
 
@@ -143,9 +135,8 @@ def test_memory_is_asked_for_again_where_a_state_has_moved_to() -> None:
 def test_a_state_loaded_from_an_image_asks_for_what_comes_next() -> None:
     log = Log(ROOMY)
     remember(log, MANY)
-    size = log.state.checkpoint_begin()
-    image = log.state.checkpoint_read(size)
-    loader = KERNELS.state_loader(size)
+    image = image_of(log.state, MIB)
+    loader = KERNELS.state_loader(len(image))
     loader.feed(image)
     state = loader.finish()
     assert isinstance(state, NativeGroupState)
@@ -223,14 +214,20 @@ def wait_until(desk: Desk, so: Callable[[], bool]) -> None:
     """Let the loop run, drain by drain."""
 
     def around(drain: Callable[[], None]) -> None:
-        drain()
-        desk.loop.stop()
+        try:
+            drain()
+        finally:
+            desk.loop.stop()
 
+    trouble: list[object] = []
+    desk.loop.set_exception_handler(lambda _loop, context: trouble.append(context))
     desk.disk.around = around
     late = desk.loop.call_later(PATIENCE_SECONDS, desk.loop.stop)
-    while not so():
+    desk.look_round()
+    while trouble or not so():
         desk.loop.run_forever()
         assert late.when() > desk.loop.time(), "it did not come true"
+        assert not trouble
     late.cancel()
     desk.disk.around = lambda drain: drain()
 

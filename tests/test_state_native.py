@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from tests.twins import image_piece
 from unimeter.config import state_limits
 from unimeter.kernels import layout as lay
 from unimeter.kernels import load
@@ -63,7 +64,7 @@ def row(account: int | bytes, value: int = 1, timestamp: int = BASE, metric: int
 def image_of(state: GroupState, piece: int = 1000) -> bytes:
     length = state.checkpoint_begin()
     image = b""
-    while data := state.checkpoint_read(piece):
+    while data := image_piece(state, piece):
         image += data
     state.checkpoint_end()
     assert len(image) == length
@@ -124,11 +125,11 @@ def test_limits_can_be_raised_while_a_checkpoint_streams() -> None:
     log.batch([row(account) for account in range(1, 200)])
     digest = log.state.digest()
     length = log.state.checkpoint_begin()
-    image = log.state.checkpoint_read(3000)
+    image = image_piece(log.state, 3000)
     log.batch([row(account) for account in range(1, 100)])
     log.apply(lay.UM_ENTRY_LIMITS, lay.encode_limits(replace(SMALL, records_max=(1, *[100_000] * 16))))
     log.batch([row(account) for account in range(100, 300)])
-    while data := log.state.checkpoint_read(777):
+    while data := image_piece(log.state, 777):
         image += data
     log.state.checkpoint_end()
     assert loader_fed_with(image, length).finish().digest() == digest

@@ -39,7 +39,7 @@ from tests.twin_strategies import (
     v2_events,
     v2_frame,
 )
-from tests.twins import NATIVE, REFERENCE, Twins, both, same
+from tests.twins import NATIVE, REFERENCE, Twins, both, image_piece, same
 from unimeter.kernels import layout as lay
 from unimeter.kernels.api import Limits, QuerySpec
 
@@ -284,11 +284,11 @@ def test_an_image_is_that_of_the_moment_it_began(play: Play, more: list[Turn], p
     expected = twins.image()
     native = twins.states[NATIVE]
     native.checkpoint_begin()
-    image = native.checkpoint_read(piece)
+    image = image_piece(native, piece)
     for turn in more:
         twins.turn(turn)
-        image += native.checkpoint_read(piece)
-    while rest := native.checkpoint_read(piece):
+        image += image_piece(native, piece)
+    while rest := image_piece(native, piece):
         image += rest
     native.checkpoint_end()
     assert image == expected

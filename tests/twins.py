@@ -33,6 +33,12 @@ def limits_of(play: Play) -> Limits:
     return Limits(play.records_max, play.fingerprints_per_generation, play.cells_per_series_max, play.session_idle_ns)
 
 
+def image_piece(state: Any, size: int) -> bytes:
+    """The next bytes of the image that a state is giving out."""
+    out = bytearray(size)
+    return bytes(out[: state.checkpoint_read(memoryview(out))])
+
+
 class Twins:
     def __init__(self, play: Play, metrics: tuple[Metric, ...] = METRICS, intake_bytes: int = 1 << 20) -> None:
         self.kernels = both()
@@ -120,7 +126,7 @@ class Twins:
             state = self.states[twin]
             length = state.checkpoint_begin()
             image = b""
-            while piece := state.checkpoint_read(1000):
+            while piece := image_piece(state, 1000):
                 image += piece
             state.checkpoint_end()
             assert len(image) == length

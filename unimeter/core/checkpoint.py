@@ -7,7 +7,8 @@
 
 Sections, in order: `meta` (of every group its catalog, its archive index, its Raft; the marks of the log), and for each group
 its state image. Replaying begins at the oldest entry that was durable and not applied. The image is frozen when the
-checkpoint begins (the kernels copy on write), so the world goes on meanwhile. One chunk is written at a time. The
+checkpoint begins (the kernels copy on write), so the world goes on meanwhile. One chunk is written at a time, read from the
+state in a moment in which nobody else is at it. The
 journal is never deleted, so a checkpoint that is incomplete or unreadable costs time, never data: recovery takes
 the one before, or the whole journal.
 """
@@ -15,13 +16,13 @@ the one before, or the whole journal.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgpack
 
 from unimeter.config import BLOCK_BYTES, NodeConfig
-from unimeter.core.flow import CreateFile, DeleteFile, Flow, ReadFailed, ReadFile, WriteFile
+from unimeter.core.flow import CreateFile, DeleteFile, Flow, ReadFailed, ReadFile, Settled, WriteFile
 from unimeter.core.group import Group
 from unimeter.core.journal import Position, block_ceil
 from unimeter.core.log_marks import LogMarks
@@ -33,6 +34,7 @@ FOOTER_MAGIC = b"UMCKEND1"
 VERSION = 2
 KEPT_MAX = 2
 _CHUNK = struct.Struct("<IIQ")
+_CRC = struct.Struct("<I")
 _BLOCK = struct.Struct("<8sII")
 
 Sink = Callable[[str, int, memoryview], None]  # a section's name, its length, its next bytes
@@ -73,6 +75,54 @@ def _unblock(kernels: Kernels, magic: bytes, block: bytes) -> dict[str, Any]:
     return fields
 
 
+class _Chunks:
+    """Sections end to end, cut into chunks. All chunks have the same memory: one is durable before the next is begun."""
+
+    def __init__(self, kernels: Kernels, file: str, chunk_bytes: int) -> None:
+        self._kernels = kernels
+        self._file = file
+        self._memory = memoryview(bytearray(block_ceil(chunk_bytes)))
+        self._size = chunk_bytes
+        self._used = _CHUNK.size
+        self.number = 0  # of chunks taken
+        self.offset = BLOCK_BYTES  # where the next one begins in the file
+
+    @property
+    def full(self) -> bool:
+        return self._used == self._size
+
+    @property
+    def empty(self) -> bool:
+        return self._used == _CHUNK.size
+
+    @property
+    def room(self) -> memoryview:
+        """Where the next bytes belong; `fill` says how many they were."""
+        return self._memory[self._used : self._size]
+
+    def fill(self, count: int) -> None:
+        self._used += count
+
+    def put(self, data: memoryview) -> int:
+        """Copy as many bytes as there is room for; returns how many."""
+        count = min(len(data), self._size - self._used)
+        self._memory[self._used : self._used + count] = data[:count]
+        self._used += count
+        return count
+
+    def take(self) -> WriteFile:
+        """Write the chunk; nothing may be put into the next one before that is done."""
+        used, end = self._used, block_ceil(self._used)
+        self._memory[used:end] = bytes(end - used)
+        _CHUNK.pack_into(self._memory, 0, 0, used - _CHUNK.size, self.number)
+        _CRC.pack_into(self._memory, 0, self._kernels.crc32c(self._memory[_CRC.size : used]))
+        request = WriteFile(self._file, self.offset, self._memory[:end])
+        self.offset += end
+        self.number += 1
+        self._used = _CHUNK.size
+        return request
+
+
 def write(
     kernels: Kernels,
     config: NodeConfig,
@@ -96,10 +146,8 @@ def write(
         for group in groups
     ]
     meta: bytes = msgpack.packb({"groups": described, "marks": marks.dump()})
-    parts: list[tuple[str, int, Iterator[bytes]]] = [("meta", len(meta), iter([meta]))]
-    for group in groups:
-        image = group.state.checkpoint_begin()
-        parts.append((f"state:{group.number}", image, _image(group, config.checkpoint_chunk_bytes)))
+    sections: list[tuple[str, int]] = [("meta", len(meta))]
+    sections += [(f"state:{group.number}", group.state.checkpoint_begin()) for group in groups]
     file = checkpoint_file(position.seq)
     for name in useless:
         yield DeleteFile(name)
@@ -108,60 +156,43 @@ def write(
         "version": VERSION,
         "position": list(position),
         "cluster": cluster_id,
-        "sections": [[n, s] for n, s, _ in parts],
+        "sections": [list(section) for section in sections],
         "chunk_bytes": config.checkpoint_chunk_bytes,
     }
     yield WriteFile(file, 0, _block(kernels, HEADER_MAGIC, fields))
-    offset = BLOCK_BYTES
-    number = 0
-    for chunk in _chunks(parts, config.checkpoint_chunk_bytes - _CHUNK.size):
-        rest = struct.pack("<IQ", len(chunk), number) + chunk
-        data = struct.pack("<I", kernels.crc32c(rest)) + rest
-        yield WriteFile(file, offset, data.ljust(block_ceil(len(data)), b"\0"))
-        offset += block_ceil(len(data))
-        number += 1
-    yield WriteFile(file, offset, _block(kernels, FOOTER_MAGIC, {"chunks": number, "seq": position.seq}))
-    end(groups)
+    chunks = _Chunks(kernels, file, config.checkpoint_chunk_bytes)
+    left = memoryview(meta)
+    while left:
+        left = left[chunks.put(left) :]
+        if chunks.full:
+            yield chunks.take()
+    for group, (name, length) in zip(groups, sections[1:], strict=True):
+        while length:
+            yield Settled(group.number)
+            produced = group.state.checkpoint_read(chunks.room)
+            assert 0 < produced <= length, f"section {name} has another length than was announced"
+            chunks.fill(produced)
+            length -= produced
+            if chunks.full:
+                yield chunks.take()
+    if not chunks.empty:
+        yield chunks.take()
+    footer = _block(kernels, FOOTER_MAGIC, {"chunks": chunks.number, "seq": position.seq})
+    yield WriteFile(file, chunks.offset, footer)
+    for group in groups:
+        yield Settled(group.number)
+        group.state.checkpoint_end()
     for name in old:
         yield DeleteFile(name)
     return file
 
 
-def end(groups: list[Group]) -> None:
-    for group in groups:
-        group.settle()
-        group.state.checkpoint_end()
-
-
 def abandon(groups: list[Group], position: Position) -> Flow[None]:
     """There was no room for the checkpoint: give back what it took."""
-    end(groups)
+    for group in groups:
+        yield Settled(group.number)
+        group.state.checkpoint_end()
     yield DeleteFile(checkpoint_file(position.seq))
-
-
-def _image(group: Group, step_bytes: int) -> Iterator[bytes]:
-    while True:
-        group.settle()
-        chunk = group.state.checkpoint_read(step_bytes)
-        if not chunk:
-            return
-        yield chunk
-
-
-def _chunks(parts: list[tuple[str, int, Iterator[bytes]]], size: int) -> Iterator[bytes]:
-    """The sections' bytes end to end, cut into pieces of `size`."""
-    pending = bytearray()
-    for name, length, pieces in parts:
-        seen = 0
-        for piece in pieces:
-            seen += len(piece)
-            pending += piece
-            while len(pending) >= size:
-                yield bytes(pending[:size])
-                del pending[:size]
-        assert seen == length, f"section {name} has {seen} bytes, {length} were announced"
-    if pending:
-        yield bytes(pending)
 
 
 def read(kernels: Kernels, file: str, size_bytes: int, sink: Sink) -> Flow[Header]:

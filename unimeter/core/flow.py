@@ -39,6 +39,12 @@ class DeleteFile(NamedTuple):
     file: str
 
 
+class Settled(NamedTuple):
+    """No operation: go on as soon as nothing is being applied aside to that group's state."""
+
+    group: int
+
+
 class NoSpace(Exception):
     """The disk is full; nothing of the operation was done."""
 
@@ -51,6 +57,7 @@ class Corrupt(Exception):
     """Durable bytes are not what was written. The message names the file, the offset and what to do."""
 
 
-Request = ReadFile | WriteFile | CreateFile | DeleteFile
+Operation = ReadFile | WriteFile | CreateFile | DeleteFile
+Request = Operation | Settled
 T = TypeVar("T")
 Flow = Generator[Request, bytes, T]

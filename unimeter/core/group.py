@@ -28,6 +28,7 @@ from unimeter.core.archive import Archive
 from unimeter.core.catalog import Catalog, apply_entry
 from unimeter.core.entry import ENTRY_BYTES, head_of, raft_entry
 from unimeter.core.journal import Position
+from unimeter.core.places import Places
 from unimeter.core.raft.messages import Entry
 from unimeter.core.raft.raft import Raft
 from unimeter.core.refusal import Refused
@@ -42,16 +43,6 @@ UNCOMMITTED_MAX = 16
 LOCKSTEP_BYTES_MIN = 48 * KIB  # less is written about as fast as half of it
 GROW_ROWS = 256  # an entry of so many rows is worth asking what memory comes next
 CONTROL_WAITING_MAX = 1024  # entries of their own that wait to be sealed
-
-
-class Place:
-    """The journal record that holds an entry."""
-
-    __slots__ = ("began", "length")
-
-    def __init__(self, began: Position, length: int) -> None:
-        self.began = began
-        self.length = length
 
 
 class Group:
@@ -82,8 +73,7 @@ class Group:
         self.sealed_bytes = 0  # of all entries that this process made as leader
         self.hasty = False  # the newest entry holds requests that are answered before it is durable
         self._ordered: list[Reply] = []  # answers to async requests that were sealed
-        self._places: dict[int, Place] = {}  # of durable entries that are not applied yet
-        self._dirty: dict[tuple[int, int], None] = {}  # records that hold an entry which was superseded
+        self.places = Places()
         self.alert_next = 1
         self.digests: deque[tuple[int, int]] = deque(maxlen=DIGESTS_KEPT)  # (index, running digest)
         self.leading_term = 0  # the term in which next_row and stamp_ns were taken from the log's end
@@ -283,25 +273,10 @@ class Group:
         self.stamp_ns = max(self.stamp_ns + 1, wall_ns)
         return self.stamp_ns
 
-    # ---- in the journal ----
-
-    def placed(self, index: int, began: Position, length: int) -> None:
-        """An entry is durable in the record that began there. The same index again: it supersedes the earlier one,
-        and all that followed that."""
-        old = self._places.get(index)
-        if old is not None:
-            last = max(self._places)
-            for later in range(index, last + 1):
-                gone = self._places.pop(later, None)
-                if gone is not None:
-                    self._dirty[gone.began.segment, gone.began.offset] = None
-        self._places[index] = Place(began, length)
-
     def oldest_unapplied(self) -> Position | None:
         """Where the first durable entry stands that is not applied: a checkpoint of the state as it is must replay from
         there."""
-        place = self._places.get(self.applied_index + 1)
-        return None if place is None else place.began
+        return self.places.began(self.applied_index + 1)
 
     # ---- after the log ----
 
@@ -349,9 +324,12 @@ class Group:
             if self._begin_aside(several):
                 break
             for entry, head in several:
+                if head.row_count >= GROW_ROWS:
+                    self._grow_ahead()
                 replies += self._conclude(entry, head, *self._apply_now(head, entry.data))
         if self.runs_ahead():
-            self._begin_aside(self._next_entries(self.raft.saving_index))
+            # those who wait for an answer would wait for the disk's next write, too, if more were begun with
+            self._begin_aside(self._next_entries(self.raft.log.last_index if self.hasty else self.raft.saving_index))
         self._trim()
         return replies
 
@@ -361,13 +339,13 @@ class Group:
         many = self.config.apply_busy_rows if busy else self.config.apply_aside_rows
         if sum([head.row_count for _, head in several]) < many:
             return False
-        self.grow_ahead()
+        self._grow_ahead()
         before = self.state.meta()
         job = self.state.begin(self.catalog.compiled, [entry.data for entry, _ in several])
         self._aside = Aside(self.work(job), job, several, before)
         return True
 
-    def grow_ahead(self) -> None:
+    def _grow_ahead(self) -> None:
         """Have the state's next memory made by somebody else."""
         stretches = self.state.ahead()
         if stretches:
@@ -480,8 +458,6 @@ class Group:
 
     def _apply_now(self, head: EntryHead, entry: Bytes) -> tuple[Applied, Outcome]:
         outcome = None if head.kind == layout.UM_ENTRY_BATCHES else self._apply_special(head.kind, entry)
-        if head.row_count >= GROW_ROWS:
-            self.grow_ahead()
         return self.state.apply(self.catalog.compiled, entry), outcome
 
     def _note(self, head: EntryHead, applied: Applied) -> None:
@@ -492,19 +468,7 @@ class Group:
         self.applied_index, self.applied_term = head.index, head.term
         self.applied_row = head.first_seq + head.row_count
         self.alert_next = applied.alerts_after
-        place = self._places.pop(head.index)
-        if applied.row_count and applied.min_ts <= applied.max_ts:
-            self.archive.add(
-                place.began,
-                place.length,
-                head.first_seq,
-                head.first_seq + applied.row_count,
-                applied.min_ts,
-                applied.max_ts,
-                self._dirty,
-            )
-        if self._dirty and not self._places:
-            self._dirty.clear()
+        self.places.applied(self.archive, head, applied)
 
     def _apply_special(self, kind: int, entry: Bytes) -> Outcome:
         """What an entry means that holds no events."""

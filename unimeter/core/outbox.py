@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unimeter.core.effects import Apply, Close, Create, Delete, Dial, Effect, Halt, Read, Send, Touch, Write
-from unimeter.core.flow import CreateFile, DeleteFile, ReadFile, Request
+from unimeter.core.flow import CreateFile, DeleteFile, Operation, ReadFile
 from unimeter.kernels.api import Bytes, Job
 
 
@@ -41,7 +41,7 @@ class Outbox:
     def touch(self, stretches: list[tuple[int, int]]) -> None:
         self._effects.append(Touch(stretches))
 
-    def request(self, request: Request) -> int:
+    def request(self, request: Operation) -> int:
         """A flow's disk operation, on the background lane. Returns its number."""
         self._op += 1
         effect: Effect

@@ -90,7 +90,7 @@ class Records:
 
     def _gather(self, now: Now) -> bool:
         """Seal what waits, and take from every group what it has to save. False: there is nothing."""
-        room = self._room_bytes()
+        whole = room = self._room_bytes()
         entries: list[Bytes] = []
         count = len(self._groups)
         for turn in range(count):
@@ -114,13 +114,14 @@ class Records:
                 entries.append(hard)
         if not self._saving:
             return False
-        self._held, self._held_bytes, self._stamp_ns = entries, self._bytes_max - room, max(1, now.wall_ns)
+        self._held, self._held_bytes, self._stamp_ns = entries, whole - room, max(1, now.wall_ns)
         return True
 
     def _room_bytes(self) -> int:
         """Of what clients wait for in lockstep with this disk a record takes half: then one half is written while the other
-        is answered and sent anew. If it took all, the disk would wait for the clients, and all clients for the disk."""
-        share = sum([group.lockstep_bytes() for group in self._groups])
+        is answered and sent anew. If it took all, the disk would wait for the clients, and all clients for the disk. (With
+        several groups one request is many entries, and its client waits for all of them.)"""
+        share = self._groups[0].lockstep_bytes() if len(self._groups) == 1 else 0
         return min(self._bytes_max, share * LOCKSTEP_PERCENT // 100) if share else self._bytes_max
 
     def written(self, now_ns: int) -> None:
@@ -135,7 +136,7 @@ class Records:
             if entries:
                 ends.append((item.group.number, entries[-1].index))
                 for entry in entries:
-                    item.group.placed(entry.index, began, length)
+                    item.group.places.placed(entry.index, began, length)
         self._marks.record(began, ends)
         for item in saving:
             item.group.raft.persisted(now_ns, item.save.token)

@@ -63,7 +63,7 @@ class Replay:
             self._cut(head.index)
             entry = raft_entry(data, head)  # a view: most are applied before the next piece of the journal is read
             self._tail.append(entry)
-            self.group.placed(head.index, began, length)
+            self.group.places.placed(head.index, began, length)
             if not self._epochs or head.term > self._epochs[-1][1]:
                 self._epochs.append((head.index, head.term))
             if entry.conf is not None:

@@ -178,7 +178,8 @@ class Serving:
             group.work = partial(self._work, group)
             group.touch = self._out.touch
             group.may_run_ahead = self._may_run_ahead
-            group.on_settled = self._serve_reads_of
+            group.on_settled = self._settled
+        self._flows.is_settled = lambda number: not self.groups[number].aside
         self.records.rolled = self._rolled
         self.fitness.notice = self._notice
         self.fitness.mark_reached = self.mark_reached
@@ -238,8 +239,8 @@ class Serving:
             if self.fitness.retired:
                 return NEVER_NS
         self._lead()
-        if not self._flush():
-            self._order()
+        self._flush()
+        self._order()
         self._run_ahead()
         self._answer_ordered()
         bundles_ns = self.bundles.turn(now_ns)
@@ -331,7 +332,7 @@ class Serving:
                     group.propose(layout.UM_ENTRY_LIMITS, layout.encode_limits(self._limits), lambda _: None)
 
     def _order(self) -> None:
-        """The journal is busy: give async requests their place all the same, within bounds."""
+        """What the journal did not take: give async requests their place all the same, within bounds."""
         for group in self.groups:
             if group.leading and group.may_seal_for_async():
                 group.seal(self.now.monotonic_ns, self.now.wall_ns)
@@ -400,6 +401,11 @@ class Serving:
         for group, reads in zip(self.groups, self.reads, strict=True):
             if not reads.idle:
                 self._serve_reads_of(group)
+
+    def _settled(self, group: Group) -> None:
+        """For this moment its state can be asked."""
+        self._serve_reads_of(group)
+        self._flows.settled(group.number)
 
     def _serve_reads_of(self, group: Group) -> None:
         reads = self.reads[group.number]

@@ -366,8 +366,8 @@ class GroupState(Protocol):
     def checkpoint_begin(self) -> int:
         """Freeze an image; returns its length in bytes. One at a time."""
 
-    def checkpoint_read(self, bytes_max: int) -> bytes:
-        """The image's next bytes; b"" when complete."""
+    def checkpoint_read(self, out: memoryview) -> int:
+        """Put the image's next bytes there, as many as fit. Returns how many; 0 when it is complete."""
 
     def checkpoint_end(self) -> None: ...
 

@@ -269,14 +269,13 @@ class NativeGroupState:
         self._image_left = int(lib.um_ckpt_begin(self.cdata))
         return self._image_left
 
-    def checkpoint_read(self, bytes_max: int) -> bytes:
+    def checkpoint_read(self, out: memoryview) -> int:
         self._assert_idle()
         assert self._image_left >= 0, "no checkpoint has begun"
-        out = bytearray(min(bytes_max, self._image_left))
         produced = int(lib.um_ckpt_read(self.cdata, ffi.from_buffer(out), len(out)))
-        assert produced == len(out), "the image is as long as begin said"
+        assert produced == min(len(out), self._image_left), "the image is as long as begin said"
         self._image_left -= produced
-        return bytes(out)
+        return produced
 
     def checkpoint_end(self) -> None:
         self._assert_idle()

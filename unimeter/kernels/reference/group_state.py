@@ -131,11 +131,12 @@ class ReferenceGroupState:
         self._image_at = 0
         return len(self._image)
 
-    def checkpoint_read(self, bytes_max: int) -> bytes:
+    def checkpoint_read(self, out: memoryview) -> int:
         assert self._image is not None
-        piece = self._image[self._image_at : self._image_at + bytes_max]
+        piece = self._image[self._image_at : self._image_at + len(out)]
         self._image_at += len(piece)
-        return piece
+        out[: len(piece)] = piece
+        return len(piece)
 
     def checkpoint_end(self) -> None:
         self._image = None
