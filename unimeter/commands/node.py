@@ -158,7 +158,7 @@ def node(
             "--checkpoint-after",
             metavar="SIZE",
             help="Journal written since the last checkpoint that makes the next one due; at least as much as the state is "
-            "large. Less: shorter restarts, more writing. Default: 64MiB.",
+            "large. Less: shorter restarts, more writing. Default: 128MiB.",
         ),
     ] = None,
     catchup_rate: Annotated[
