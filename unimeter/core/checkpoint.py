@@ -163,7 +163,8 @@ def write(
     chunks = _Chunks(kernels, file, config.checkpoint_chunk_bytes)
     left = memoryview(meta)
     while left:
-        left = left[chunks.put(left) :]
+        count = chunks.put(left)  # on a line of its own: mypyc would call it twice within the slice
+        left = left[count:]
         if chunks.full:
             yield chunks.take()
     for group, (name, length) in zip(groups, sections[1:], strict=True):

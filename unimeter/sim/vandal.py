@@ -105,7 +105,8 @@ class Vandal:
             self.tags[event.ident] = None
         kind = self._prng.below(6)
         data = self._v1(events, kind) if self.protocol == 1 else self._v2(events, kind)
-        return data[: self._prng.between(1, len(data) - 1)] if kind == 5 else data  # it hangs up in mid-frame
+        end = self._prng.between(1, len(data) - 1) if kind == 5 else len(data)  # it hangs up in mid-frame
+        return data[:end]
 
     def _v2(self, events: list[Event], kind: int) -> bytes:
         payload = bytearray(wire2.ingest_payload(events))
