@@ -93,8 +93,9 @@ def await_balance(servers: Sequence[str], groups: int, seconds_max: float = 30.0
     while True:
         maps = [[entry[0] for entry in partition_map(server)] for server in servers]
         led = Counter(maps[0])
-        spread = max(led.values(), default=0) - min((led[server] for server in servers), default=0)
-        if maps[0] and spread <= -(-wire.PARTITIONS // groups) and all(other == maps[0] for other in maps):
+        groups_led = Counter(maps[0][:groups])  # the first partitions, one of each group
+        spread = max(groups_led.values(), default=0) - min((groups_led[server] for server in servers), default=0)
+        if maps[0] and spread <= 1 and all(other == maps[0] for other in maps):
             return dict(sorted(led.items()))
         if time.monotonic() > until:
             raise LoadError(f"the nodes do not share the leadership after {seconds_max:.0f} s: {dict(led)}")
