@@ -12,6 +12,7 @@ from tests.harness import JAN_1, v1, v1_event, v1_ingest, v1_metric, v1_usage
 from tests.test_core_cluster import Clients
 from unimeter.core.effects import Write
 from unimeter.core.inputs import DiskError, Input, WriteDone
+from unimeter.core.queries import JOBS_IN_TURN
 from unimeter.kernels import protocol as wire
 
 
@@ -87,17 +88,33 @@ def test_a_query_waits_for_the_disk(bench: AsideBench, done: bool) -> None:
 
 
 def test_queries_are_served_between_one_job_and_the_next(bench: AsideBench) -> None:
-    """A client that always has more to write must not keep everybody else from reading."""
+    """A client that always has more to write must not keep everybody else from reading, nor make them wait for the disk
+    again and again."""
     run_ahead(bench)
     for n in range(1, 6):
         bench.feed(1, ingest(ROWS, 1000 * n, request_id=n))
         bench.feed(2, v1_usage(7, "calls", *ALL_TIME))
-        bench.done()
+        if bench.jobs:
+            bench.done()
         bench.disk(1)
         bench.turn()
-        assert bench.open, "the next one is under way"
         ((_, status, payload),) = answers(bench.take(2))
         assert status == 0 and wire.V1_AGGREGATE.unpack(payload)[2] >= ROWS * n - ROWS
+        assert not bench.node.groups[0].tentative, "nothing runs ahead of the disk while somebody asks"
+
+
+def test_when_nobody_has_asked_for_a_while_rows_run_ahead_again(bench: AsideBench) -> None:
+    run_ahead(bench)
+    bench.feed(2, v1_usage(7, "calls", *ALL_TIME))
+    bench.settle()
+    assert bench.take(1) and bench.take(2)
+    for n in range(JOBS_IN_TURN):
+        bench.feed(1, ingest(ROWS, 1000 * (n + 1), request_id=n))
+        bench.turn()
+        assert not bench.node.groups[0].tentative
+        bench.settle()
+        assert bench.take(1)
+    run_ahead(bench, 1_000_000)
 
 
 def test_what_is_lost_in_a_crash_was_seen_by_nobody(bench: AsideBench) -> None:

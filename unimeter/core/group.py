@@ -78,6 +78,7 @@ class Group:
         self.digests: deque[tuple[int, int]] = deque(maxlen=DIGESTS_KEPT)  # (index, running digest)
         self.leading_term = 0  # the term in which next_row and stamp_ns were taken from the log's end
         self._aside: Aside | None = None
+        self.asked = 0  # so many jobs are not to begin before their rows are durable: reads wait
         self.applied_row = 0  # sequence number of the next row to be applied
         self.may_run_ahead: Callable[[], bool] = lambda: True  # may rows be applied before they are durable?
         self.on_settled: Callable[[Group], None] = lambda _group: None  # the state may be asked, for a moment
@@ -302,7 +303,7 @@ class Group:
         """Are there many rows that are not durable yet, and can be applied all the same?"""
         raft = self.raft
         many = self.next_row - self.applied_row >= self.config.apply_aside_rows
-        if not many or self._aside is not None:
+        if not many or self._aside is not None or self.asked:
             return False
         return raft.accepting and self.leading_term == raft.term and not self._replicated and self.may_run_ahead()
 
@@ -339,6 +340,7 @@ class Group:
         many = self.config.apply_busy_rows if busy else self.config.apply_aside_rows
         if sum([head.row_count for _, head in several]) < many:
             return False
+        self.asked -= self.asked > 0
         self._grow_ahead()
         before = self.state.meta()
         job = self.state.begin(self.catalog.compiled, [entry.data for entry, _ in several])

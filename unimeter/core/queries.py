@@ -22,6 +22,8 @@ from unimeter.core.refusal import Refused
 from unimeter.kernels import layout
 from unimeter.kernels.api import Event, Kernels, QuerySpec, Row, TooManyGroups
 
+JOBS_IN_TURN = 64  # after a read had to wait so many jobs begin when their rows are durable: the next read comes soon
+
 LEADER_CHANGED_READ = Refused("leader_changed", "the group's leader changed meanwhile", "ask again")
 
 
@@ -71,6 +73,7 @@ class Reads:
             self._group.answered_index, self._group.raft.log.last_index
         )  # what was cut off will never be applied
         self._asked.append((least, run, fail))
+        self._group.asked = JOBS_IN_TURN
 
     def at_once(self) -> bool:
         """Is there nobody to be asked, and nothing to be waited for?"""
