@@ -48,6 +48,13 @@ def in_general(twins: Twins, account: int, metric: int, start: int, end: int) ->
     return front_v1.encode(wire.V1_STATUS_OK, 9, front_v1.aggregate(query.rows()[0], unique))
 
 
+def played(play: Play) -> Twins:
+    twins = Twins(play)
+    for turn in play.turns:
+        twins.turn(turn)
+    return twins
+
+
 def ask_all(twins: Twins, data: st.DataObject) -> None:
     for _ in range(12):
         account, number = (
@@ -66,27 +73,21 @@ def ask_all(twins: Twins, data: st.DataObject) -> None:
 @examples(60)
 @given(st.lists(turns, min_size=1, max_size=8), st.data())
 def test_a_glance_says_what_a_query_says_or_nothing(script: list[Turn], data: st.DataObject) -> None:
-    twins = Twins(roomy(script))
-    for turn in script:
-        twins.turn(turn)
+    twins = played(roomy(script))
     ask_all(twins, data)
 
 
 @examples(30)
 @given(plays(), st.data())
 def test_also_where_limits_were_met(play: Play, data: st.DataObject) -> None:
-    twins = Twins(play)
-    for turn in play.turns:
-        twins.turn(turn)
+    twins = played(play)
     ask_all(twins, data)
 
 
 @examples(80)
 @given(st.lists(turns, min_size=1, max_size=2), st.data())
 def test_whatever_is_not_exactly_one_such_frame_is_left_alone(script: list[Turn], data: st.DataObject) -> None:
-    twins = Twins(roomy(script))
-    for turn in script:
-        twins.turn(turn)
+    twins = played(roomy(script))
     frame = bytearray(frame_of(1, METRICS[0].code, 0, 2**63 - 1))
     assert glances(twins, bytes(frame)) is not None
     at = data.draw(st.one_of(st.sampled_from(range(16)), st.just(16 + 88)))

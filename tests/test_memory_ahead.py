@@ -15,7 +15,7 @@ import pytest
 
 from tests.harness import JAN_1, SMALL, Bench, v1_event, v1_ingest, v1_metric
 from tests.jobs import PATIENCE_SECONDS, in_another_thread
-from tests.test_real_work import BLOCK, Desk, Work
+from tests.test_real_work import BLOCK, Desk, Work, a_desk
 from tests.test_state_native import BASE, CATALOG, KERNELS, Log, image_of, row
 from unimeter.config import MIB, state_limits
 from unimeter.core.effects import Apply, Create, Effect, Read, Touch, Write
@@ -164,11 +164,7 @@ def test_the_reference_state_has_no_memory_to_speak_of() -> None:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path / "data")
-    yield made
-    if made.disk._disk:
-        made.disk.close()
-    made.loop.close()
+    yield from a_desk(tmp_path)
 
 
 class Memory:

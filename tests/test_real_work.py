@@ -56,13 +56,17 @@ class Desk:
             self.loop.run_forever()
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
+def a_desk(tmp_path: Path) -> Iterator[Desk]:
     made = Desk(tmp_path / "data")
     yield made
     if made.disk._disk:
         made.disk.close()
     made.loop.close()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    yield from a_desk(tmp_path)
 
 
 class Work:
