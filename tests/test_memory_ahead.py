@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import mmap
 import resource
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from unimeter.kernels import load
 from unimeter.kernels.native.state import NativeGroupState
 
 PAGE = mmap.PAGESIZE
+HUGE_PAGE = 2 * MIB
 POPULATE_WRITE = 23  # madvise; since Linux 5.14
 ROOMY = state_limits(512 * MIB)  # a generation of fingerprints takes 19 MiB
 ENTRY_ROWS = 4000
@@ -84,8 +86,27 @@ def test_a_grown_state_asks_for_memory_of_its_own_and_once() -> None:
     end = areas(state)[lay.UM_R_FPS0][0] + MANY * lay.FP.size
     assert fingerprints[0] == end // PAGE * PAGE and sum(fingerprints) >= end + 4 * MIB
     assert state.ahead() == []
-    remember(log, 1000, MANY)
-    assert state.ahead() == []
+
+
+def test_a_state_that_grows_in_small_steps_asks_for_whole_huge_pages_now_and_then() -> None:
+    """Where a huge page begins within an area differs from process to process: a step may cross into one or not."""
+    log = Log(ROOMY)
+    state = native(log)
+    remember(log, MANY)
+    told = state.ahead()
+    for step in range(8):
+        before = [int(state.cdata.region[region].used) for region in range(lay.UM_REGIONS)]
+        remember(log, 1000, MANY + 1000 * step)
+        fresh = state.ahead()
+        assert_inside(state, fresh)
+        for at, size in fresh:
+            (region,) = [n for n, (first, past) in enumerate(areas(state)) if first <= at < past]
+            assert size == HUGE_PAGE and region < lay.UM_REGIONS, "no table was outgrown"
+            assert int(state.cdata.region[region].used) > before[region], "it has not grown"
+        told += fresh
+    assert len(told) <= 2, "128 KB of fingerprints cross into one huge page at most"
+    asked = sorted(told)
+    assert all(at + size <= after for (at, size), (after, _) in itertools.pairwise(asked)), "told twice"
 
 
 def test_every_byte_of_new_memory_was_asked_for_before_it_is_written() -> None:
