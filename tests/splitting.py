@@ -7,7 +7,8 @@ import struct
 from tests.twin_strategies import BASE, METRICS, Event, Play, v2_batch, v2_frame
 from tests.twins import limits_of
 from unimeter.kernels import protocol as p
-from unimeter.kernels.api import Applied, Kernels, Reply
+from unimeter.kernels.api import Applied, Kernels
+from unimeter.kernels.frame import Reply
 from unimeter.kernels.reference.checksum import crc32c
 
 V1_FAILURE = (p.V1_STATUS_REDIRECT, b"10.0.0.1:7001".ljust(24, b"\0"))

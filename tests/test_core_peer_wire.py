@@ -47,7 +47,9 @@ def packed(sent: list[tuple[int, Message]]) -> bytes:
 def test_messages_come_back_as_they_were_packed(sent: list[tuple[int, Message]]) -> None:
     found = list(unpack_messages(KERNELS, packed(sent)))
     assert found == sent
-    assert [one.entries for _, one in found] == [one.entries for _, one in sent], "also the entries' configurations"
+    assert [list(one.entries) for _, one in found] == [list(one.entries) for _, one in sent], (
+        "also the entries' configurations"
+    )
 
 
 @given(st.lists(messages(), min_size=1, max_size=2), st.data())

@@ -181,7 +181,7 @@ def test_a_checkpoint_anywhere_and_replaying_from_anywhere_before_it_is_the_same
         return
     _, state, _ = whole.raft_parts()
     made = checkpointed(applied, (state.term, state.vote, len(applied)))
-    oldest = whole.group.oldest_unapplied()
+    oldest = whole.group.places.began(whole.group.applied_index + 1)
     begin = max(0, (at + 1 if oldest is None else oldest.seq) - back)
     took = take(made, *records[begin:], seq=begin)
     assert log_of(took) == log and took.group.applied_index <= commit

@@ -123,7 +123,7 @@ def test_clients_are_answered_from_a_job_as_from_apply(kernels: Kernels) -> None
     job = aside.begin(catalog, [entry for _, entry in waiting])
     answers = [intake.answers(applied) for (intake, _), applied in zip(waiting, job.finish(), strict=True)]
     assert answers == expected
-    assert [[link for link, _ in replies] for replies in answers] == [[1, 2], [1, 2]]
+    assert [[reply.link for reply in replies] for replies in answers] == [[1, 2], [1, 2]]
 
 
 @TWINS

@@ -235,7 +235,7 @@ def test_a_follower_far_behind_is_fed_from_storage_one_fetch_at_a_time() -> None
     cluster.restart(3)
     leader.peer_back(cluster.now_ns, 3)
     probe = leader.take_messages()[-1]
-    assert (probe.kind, probe.entries) == (Kind.APPEND, ()), "a probe needs no entries"
+    assert (probe.kind, list(probe.entries)) == (Kind.APPEND, []), "a probe needs no entries"
     leader.receive(0, Message(Kind.APPEND_REPLY, 1, 3, leader.term, 1))
     assert leader.take_fetches() == [(3, 2, SETTINGS.append_bytes_max)]
     leader.receive(0, Message(Kind.APPEND_REPLY, 1, 3, leader.term, 1))

@@ -17,7 +17,8 @@ from tests.twins import both, plain, same
 from unimeter.kernels import layout as lay
 from unimeter.kernels import load
 from unimeter.kernels import protocol as p
-from unimeter.kernels.api import Kernels, Reply
+from unimeter.kernels.api import Kernels
+from unimeter.kernels.frame import Reply
 from unimeter.kernels.reference.splitter import group_of
 
 OPEN_SESSION = 1

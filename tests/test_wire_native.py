@@ -24,7 +24,8 @@ from tools.wire_frames import (
 from unimeter.kernels import layout as lay
 from unimeter.kernels import load
 from unimeter.kernels import protocol as p
-from unimeter.kernels.api import Intake, Reply
+from unimeter.kernels.api import Intake
+from unimeter.kernels.frame import Reply
 
 K = load("native")
 CODES = (b"api_calls", b"tokens", b"x" * 63, b"deleted")
@@ -173,10 +174,10 @@ def test_frames_do_not_depend_on_how_the_stream_is_cut(data: st.DataObject) -> N
     found, base, error = [], 0, 0
     for end in [*cuts, len(stream)]:
         table = K.frame_scan(stream[base:end], 1000)
-        found += [
-            table[n]._replace(offset=table[n].offset + base, payload_off=table[n].payload_off + base)
-            for n in range(len(table))
-        ]
+        for n in range(len(table)):
+            one = table[n]
+            one.offset, one.payload_off = one.offset + base, one.payload_off + base
+            found.append(one)
         base += table.consumed
         error = table.error
     assert found == expected

@@ -54,6 +54,7 @@ WANTED = (
     "unimeter/io/real/clock.py",
     "unimeter/io/real/disk.py",
     "unimeter/io/real/network.py",
+    "unimeter/kernels/frame.py",
     "unimeter/kernels/layout.py",
     "unimeter/kernels/native/*.py",
     "unimeter/sim/*.py",

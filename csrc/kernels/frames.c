@@ -110,6 +110,13 @@ static inline void scan_all(scan_one one, const uint8_t *data, uint64_t len, uin
     result->consumed = at;
 }
 
+uint64_t um_frames(const uint8_t *data, uint64_t len, uint32_t payload_max, um_frame *frames, uint32_t frames_max) {
+    um_scan scan;
+    if (len >= UINT32_MAX) return UINT64_MAX;
+    um_frame_scan(data, len, payload_max, frames, frames_max, &scan);
+    return scan.error || scan.count >= frames_max ? UINT64_MAX : scan.consumed << 32 | scan.count;
+}
+
 void um_frame_scan(const uint8_t *data, uint64_t len, uint32_t payload_max, um_frame *frames, uint32_t frames_max, um_scan *result) {
     scan_all(scan_request, data, len, payload_max, frames, frames_max, result);
 }
@@ -117,4 +124,16 @@ void um_frame_scan(const uint8_t *data, uint64_t len, uint32_t payload_max, um_f
 void um_response_scan(const uint8_t *data, uint64_t len, uint32_t protocol, uint32_t payload_max, um_frame *frames, uint32_t frames_max,
                       um_scan *result) {
     scan_all(protocol == 1 ? scan_v1_response : scan_response, data, len, payload_max, frames, frames_max, result);
+}
+
+void um_v2_head(uint8_t *out, uint32_t type, uint32_t status, uint32_t request_id, const uint8_t *payload, uint32_t len) {
+    memset(out, 0, UM_V2_HEADER_BYTES);
+    um__store32(out + UM_V2_HEADER_MAGIC_AT, UM_V2_MAGIC);
+    out[UM_V2_HEADER_VERSION_AT] = UM_V2_VERSION;
+    out[UM_V2_HEADER_TYPE_AT] = (uint8_t)type;
+    out[UM_V2_HEADER_STATUS_AT] = (uint8_t)status;
+    um__store32(out + UM_V2_HEADER_PAYLOAD_LEN_AT, len);
+    um__store32(out + UM_V2_HEADER_REQUEST_ID_AT, request_id);
+    um__store32(out + UM_V2_HEADER_PAYLOAD_CRC_AT, um_crc32c(0, payload, len));
+    um__store32(out + UM_V2_HEADER_HEADER_CRC_AT, um_crc32c(0, out, UM_V2_HEADER_HEADER_CRC_AT));
 }

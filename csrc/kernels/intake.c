@@ -103,3 +103,14 @@ void um_intake_place(um_intake *intake, uint64_t first_seq) {
     place(&intake->waiting, first_seq);
     place(&intake->immediate, first_seq);
 }
+
+uint64_t um_intake_seal(um_intake *intake, uint32_t group, uint64_t index, uint64_t term, int64_t stamp_ns, uint64_t first_seq) {
+    um_entry head = {.body_len = (uint32_t)intake->rows.used, .group = (uint16_t)group, .kind = UM_ENTRY_BATCHES,
+                     .batch_count = intake->batch_count, .term = term, .index = index, .stamp_ns = stamp_ns,
+                     .first_seq = first_seq, .row_count = intake->row_count};
+    um_entry_seal(&head, intake->rows.base);
+    memcpy(intake->rows.base - sizeof head, &head, sizeof head);
+    um_intake_place(intake, intake->stamped ? (uint64_t)stamp_ns : first_seq);
+    intake->frozen = 1;
+    return sizeof head + intake->rows.used;
+}

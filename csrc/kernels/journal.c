@@ -59,6 +59,21 @@ uint64_t um_record_seal(um_record *header, uint8_t *out, uint64_t body_len) {
     return total;
 }
 
+uint64_t um_record_add(uint8_t *out, uint64_t at, const uint8_t *entry, uint64_t len) {
+    uint64_t end = um__align(at + len, 8);
+    memcpy(out + at, entry, len);
+    memset(out + at + len, 0, end - at - len);
+    return end;
+}
+
+uint64_t um_record_finish(uint8_t *out, uint64_t begin, uint64_t end, uint32_t kind, uint32_t entry_count, uint64_t seq, uint64_t prev_chain,
+                          int64_t stamp_ns, uint64_t block_bytes) {
+    um_record header = {.kind = (uint16_t)kind, .entry_count = entry_count, .seq = seq, .prev_chain = prev_chain, .stamp_ns = stamp_ns};
+    uint64_t past = begin + um_record_seal(&header, out + begin, end - begin - sizeof header);
+    memset(out + past, 0, (past + block_bytes - 1) / block_bytes * block_bytes - past);
+    return header.chain;
+}
+
 static int um__all_zero(const uint8_t *data, uint64_t len) {
     uint8_t any = 0;
     for (uint64_t i = 0; i < len; i++) any |= data[i];

@@ -99,15 +99,7 @@ static uint64_t put_v1(uint8_t *out, uint8_t status, uint32_t request_id, uint32
 
 /* The payload must be in place already: the header carries its checksum. */
 static uint64_t put_v2(uint8_t *out, uint8_t status, uint32_t request_id, uint32_t payload_len) {
-    memset(out, 0, UM_V2_HEADER_BYTES);
-    um__store32(out + UM_V2_HEADER_MAGIC_AT, UM_V2_MAGIC);
-    out[UM_V2_HEADER_VERSION_AT] = UM_V2_VERSION;
-    out[UM_V2_HEADER_TYPE_AT] = UM_V2_TYPE_INGEST;
-    out[UM_V2_HEADER_STATUS_AT] = status;
-    um__store32(out + UM_V2_HEADER_PAYLOAD_LEN_AT, payload_len);
-    um__store32(out + UM_V2_HEADER_REQUEST_ID_AT, request_id);
-    um__store32(out + UM_V2_HEADER_PAYLOAD_CRC_AT, um_crc32c(0, out + UM_V2_HEADER_BYTES, payload_len));
-    um__store32(out + UM_V2_HEADER_HEADER_CRC_AT, um_crc32c(0, out, UM_V2_HEADER_HEADER_CRC_AT));
+    um_v2_head(out, UM_V2_TYPE_INGEST, status, request_id, out + UM_V2_HEADER_BYTES, payload_len);
     return UM_V2_HEADER_BYTES + (uint64_t)payload_len;
 }
 

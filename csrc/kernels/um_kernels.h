@@ -20,6 +20,11 @@ void um_hash128(const uint8_t *data, uint64_t len, uint64_t seed, uint64_t *out)
  * judged once all of it is there (the magic once 4 bytes are), in this order: v1: version, length; v2: header crc
  * (request id reported as 0), version, length, then, once the payload is there, its crc. */
 void um_frame_scan(const uint8_t *data, uint64_t len, uint32_t payload_max, um_frame *frames, uint32_t frames_max, um_scan *result);
+/* as um_frame_scan, where nothing is wrong and not all of frames[] is used: consumed << 32 | count; else 2^64 - 1: ask
+ * um_frame_scan */
+uint64_t um_frames(const uint8_t *data, uint64_t len, uint32_t payload_max, um_frame *frames, uint32_t frames_max);
+/* the 32 bytes that go in front of a payload of the node's: an answer, a push, or what nodes say to each other */
+void um_v2_head(uint8_t *out, uint32_t type, uint32_t status, uint32_t request_id, const uint8_t *payload, uint32_t len);
 /* the client's side: response frames of the given protocol (1 or 2) */
 void um_response_scan(const uint8_t *data, uint64_t len, uint32_t protocol, uint32_t payload_max, um_frame *frames, uint32_t frames_max, um_scan *result);
 
@@ -38,6 +43,9 @@ uint32_t um_intake_frames(const uint8_t *data, uint64_t len, const um_frame *fra
 
 /* write into every request what its answer needs to know of the entry (um_request.first_seq) */
 void um_intake_place(um_intake *intake, uint64_t first_seq);
+/* the open entry is complete: write its head in front of the rows (the 64 bytes before rows.base are its place), seal it,
+ * and place(stamped ? stamp_ns : first_seq); returns its length */
+uint64_t um_intake_seal(um_intake *intake, uint32_t group, uint64_t index, uint64_t term, int64_t stamp_ns, uint64_t first_seq);
 void um_intake_clear(um_intake *intake);                            /* an open entry with nothing in it, again */
 
 /* split.c: as um_intake_frames, but each row goes to intakes[its group]; the top of split.c says where what has no rows
@@ -72,6 +80,12 @@ uint32_t um_batches_verify(const uint8_t *body, uint64_t len, uint64_t batch_cou
 /* Build a record at out (64-aligned): header from *header (kind, seq, prev_chain, stamp_ns, entry_count set by the
  * caller), body = the body_len bytes already at out + 64. Zero-pads to 64. Returns total length; fills *header. */
 uint64_t um_record_seal(um_record *header, uint8_t *out, uint64_t body_len);
+/* The same from its parts, at out[begin]. add: copy an entry to out[at], zero-padded to 8 bytes; returns where the next one
+ * goes, the first one at begin + 64. finish: seal entry_count entries that end at out[end], zero-pad to 64 bytes, and zeroes
+ * from there to a multiple of block_bytes; returns the chain. The caller has seen that there is room. */
+uint64_t um_record_add(uint8_t *out, uint64_t at, const uint8_t *entry, uint64_t len);
+uint64_t um_record_finish(uint8_t *out, uint64_t begin, uint64_t end, uint32_t kind, uint32_t entry_count, uint64_t seq, uint64_t prev_chain,
+                          int64_t stamp_ns, uint64_t block_bytes);
 #define UM_J_END 0              /* ran out of bytes at a record boundary or inside a record: give more */
 #define UM_J_ZERO 1             /* zeroes where a record should begin: never written */
 #define UM_J_BAD 2              /* not a valid record of this place in the chain */

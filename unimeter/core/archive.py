@@ -12,23 +12,43 @@ clamped to [first_row, end_row) when it is read, and no stripe goes on behind a 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from typing import NamedTuple
 
 import msgpack
 
 from unimeter.core.journal import Position
 
 
-class Stripe(NamedTuple):
-    segment: int
-    offset: int  # where its first record begins
-    length: int  # bytes
-    seq: int  # of the record before its first, for verification
-    chain: int
-    first_row: int  # row sequence numbers, [first_row, end_row)
-    end_row: int
-    min_ts: int  # ns
-    max_ts: int
+class Stripe:
+    """Consecutive records of one segment."""
+
+    __slots__ = ("chain", "end_row", "first_row", "length", "max_ts", "min_ts", "offset", "segment", "seq")
+
+    def __init__(
+        self,
+        segment: int,
+        offset: int,
+        length: int,
+        seq: int,
+        chain: int,
+        first_row: int,
+        end_row: int,
+        min_ts: int,
+        max_ts: int,
+    ) -> None:
+        self.segment = segment
+        self.offset = offset  # where its first record begins
+        self.length = length  # bytes
+        self.seq = seq  # of the record before its first, for verification
+        self.chain = chain
+        self.first_row = first_row  # row sequence numbers, [first_row, end_row)
+        self.end_row = end_row
+        self.min_ts = min_ts  # ns
+        self.max_ts = max_ts
+
+    def fields(self) -> list[int]:
+        """What __init__ wants."""
+        place = [self.segment, self.offset, self.length, self.seq, self.chain]
+        return [*place, self.first_row, self.end_row, self.min_ts, self.max_ts]
 
 
 class Archive:
@@ -61,31 +81,35 @@ class Archive:
         self._last_record = (began.segment, began.offset)
         added = 0 if again else length
         last = self._stripes[-1] if self._stripes else None
-        follows = last is not None and (last.segment, last.offset + last.length) == (began.segment, began.offset)
-        grows = follows and not self._closed and last is not None and last.length + length <= self._stripe_bytes
-        if last is not None and (again or grows):
-            self._stripes[-1] = Stripe(  # not _replace, which costs four times as much
-                last.segment, last.offset, last.length + added, last.seq, last.chain, last.first_row, end_row,
-                min(last.min_ts, min_ts), max(last.max_ts, max_ts),
-            )  # fmt: skip
+        if last is not None and (again or (not self._closed and self._continues(last, began, length))):
+            last.length += added
+            last.end_row = end_row
+            last.min_ts = min(last.min_ts, min_ts)
+            last.max_ts = max(last.max_ts, max_ts)
             return
         self._closed = False
         self._stripes.append(
             Stripe(began.segment, began.offset, length, began.seq, began.chain, first_row, end_row, min_ts, max_ts)
         )
 
+    def _continues(self, last: Stripe, began: Position, length: int) -> bool:
+        """Does that record stand right behind the stripe, and fit into it?"""
+        follows = last.segment == began.segment and last.offset + last.length == began.offset
+        return follows and last.length + length <= self._stripe_bytes
+
     def select(self, ranges: tuple[tuple[int, int], ...], first_row: int, end_row: int) -> Iterator[Stripe]:
-        """Stripes that may hold rows first_row <= row < end_row with a time in one of the ranges [start, end)."""
+        """Stripes that may hold rows first_row <= row < end_row with a time in one of the ranges [start, end): as they are
+        when they are asked for."""
         for stripe in self._stripes:
             if stripe.first_row >= end_row:
                 return
             if stripe.end_row > first_row and any(
                 stripe.min_ts < end and stripe.max_ts >= start for start, end in ranges
             ):
-                yield stripe
+                yield Stripe(*stripe.fields())  # the newest one goes on growing
 
     def dump(self) -> bytes:
-        packed: bytes = msgpack.packb(self._stripes)
+        packed: bytes = msgpack.packb([stripe.fields() for stripe in self._stripes])
         return packed
 
     def load(self, data: bytes) -> None:

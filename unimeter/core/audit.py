@@ -106,7 +106,7 @@ class Audit:
             def count(_: Position, record: memoryview, made: SegmentReport = made) -> None:
                 self._count(made, record)
 
-            start = at._replace(segment=number, offset=BLOCK_BYTES)
+            start = Position(number, BLOCK_BYTES, at.seq, at.chain)
             at, stop = yield from read_records(self._kernels, self._config, start, size, count)
             if at.seq > before:
                 made.first_record, made.last_record = before + 1, at.seq

@@ -105,7 +105,7 @@ class Bundles:
         to come again."""
         self._now_ns = now_ns
         for group in self._groups:
-            if not group.raft.accepting and group.open.batch_count:
+            if not group.raft.accepting and group.open_batches:
                 intake, relayed = group.take_open()
                 self._add(Part(group, intake, *intake.bundle(), relayed, now_ns + RETRY_NS))
         next_ns = NEVER_NS
@@ -132,6 +132,7 @@ class Bundles:
             place = group.open.add_bundle(part.body, part.batches, part.rows)
             if place is None:
                 return False
+            group.noted()
             group.open_bundles.append(Bundled(OWN, token, place[0], part.batches, part.rows))
             part.link = OWN
             return True
@@ -219,6 +220,7 @@ class Bundles:
         if place is None:
             self._tell(peer.link, token, number, NOT_TAKEN)
         else:
+            group.noted()
             group.open_bundles.append(Bundled(peer.link, token, place[0], batches, rows))
 
     def _applied(self, group: Group, bundled: Bundled, applied: Applied, stamp_ns: int) -> None:

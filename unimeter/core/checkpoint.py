@@ -154,7 +154,7 @@ def write(
     yield CreateFile(file, 0)
     fields = {
         "version": VERSION,
-        "position": list(position),
+        "position": position.fields(),
         "cluster": cluster_id,
         "sections": [list(section) for section in sections],
         "chunk_bytes": config.checkpoint_chunk_bytes,

@@ -20,6 +20,7 @@ from unimeter.core.divergence import Divergence
 from unimeter.core.group import Group
 from unimeter.core.peer_wire import BadFrame
 from unimeter.core.peers import NEVER_NS, Peer, Peers
+from unimeter.core.raft.raft import Raft
 from unimeter.core.raft.state import Role
 from unimeter.core.replication import Replication
 from unimeter.core.topology import Topology
@@ -43,6 +44,28 @@ class GroupReport:
     index: int
     behind: dict[int, int] = field(default_factory=dict)  # entries that each replica lacks that its leader hears from
     heard_ns: int = 0
+
+
+class Seen:
+    """What Raft knew of a group's leader at the last look."""
+
+    __slots__ = ("conf_index", "leader", "role", "settled", "term")
+
+    def __init__(self, term: int, role: Role, leader: int, conf_index: int, settled: bool) -> None:
+        self.term = term
+        self.role = role
+        self.leader = leader
+        self.conf_index = conf_index
+        self.settled = settled  # that configuration is committed
+
+    def same(self, raft: Raft, conf_index: int) -> bool:
+        return (
+            self.term == raft.term
+            and self.role is raft.role
+            and self.leader == raft.leader
+            and self.conf_index == conf_index
+            and self.settled == (conf_index <= raft.commit)
+        )
 
 
 class Cluster:
@@ -83,9 +106,9 @@ class Cluster:
         self._gossiped_ns = -GOSSIP_PAUSE_NS  # when the others were told last
         self._now_ns = 0  # of the present turn
         self._told: tuple[Any, ...] = ()  # what the last gossip was made of
-        self._seen: list[tuple[int, Role, int, int, bool]] = [(0, Role.FOLLOWER, 0, 0, True)] * len(groups)
+        self._seen = [Seen(0, Role.FOLLOWER, 0, 0, True)] * len(groups)
         self._changes = 0  # of what was seen
-        self._looked = (0, 0)  # changes, epoch of the topology at the last look
+        self._looked_changes = self._looked_epoch = 0  # at the last look
         self._registry_seen = b""
         self.notice: Callable[[str], None] = lambda _line: None
         catalogs.seen = self._least_catalog
@@ -175,10 +198,9 @@ class Cluster:
         if self._groups[0].cluster is not self._registry_seen:
             self._registry_seen = self._groups[0].cluster
             self.learn_registry(self._registry_seen)
-        seen = self._changes, self.topology.epoch
-        if seen == self._looked:
+        if self._changes == self._looked_changes and self.topology.epoch == self._looked_epoch:
             return False
-        self._looked = seen
+        self._looked_changes, self._looked_epoch = self._changes, self.topology.epoch
         return True
 
     def answer(self) -> None:
@@ -211,19 +233,18 @@ class Cluster:
         raft = group.raft
         conf_index = raft.conf_index
         # a replica that was taken out may not have heard of it, and would ask to be elected for ever
-        raft.mute = self.mute or conf_index < self._left.get(group.number, 0)
-        seen = (raft.term, raft.role, raft.leader, conf_index, conf_index <= raft.commit)
+        raft.mute = self.mute or (bool(self._left) and conf_index < self._left.get(group.number, 0))
         before = self._seen[group.number]
-        if seen == before:
+        if before.same(raft, conf_index):
             return
-        self._seen[group.number] = seen
+        self._seen[group.number] = Seen(raft.term, raft.role, raft.leader, conf_index, conf_index <= raft.commit)
         self._changes += 1
         own = self._config.node_id
         if raft.role is Role.LEADER:
-            if group.number == 0 and before[:2] != seen[:2]:
+            if group.number == 0 and (before.term != raft.term or before.role is not Role.LEADER):
                 self._coordinates_ns = self._now_ns
             self.topology.learn_leader(group.number, raft.term, own)
-            if before[1] is not Role.LEADER and len(raft.conf.members()) > 1:
+            if before.role is not Role.LEADER and len(raft.conf.members()) > 1:
                 self.notice(f"group {group.number}: this node leads in term {raft.term}")
         elif raft.leader:
             node_id = self.node_of(raft.leader)
@@ -239,11 +260,14 @@ class Cluster:
     # ---- gossip ----
 
     def _catalog_version(self) -> int:
-        return max(self.spare_version, *(group.catalog.version for group in self._groups))
+        version = self.spare_version
+        for group in self._groups:
+            version = max(version, group.catalog.version)
+        return version
 
     def _coordinates(self) -> int:
         """The term in which this node leads group 0 and knows all that is committed there, 0 if it does not."""
-        return self._groups[0].term if self._groups[0].leading else 0
+        return self._groups[0].raft.term if self._groups[0].leading else 0
 
     def _least_catalog(self) -> int:
         fellows = [peer for peer in self.peers if peer.cluster_id == self.cluster_id and not peer.damaged]

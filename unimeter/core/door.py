@@ -21,13 +21,16 @@ from unimeter.core.service import Service
 from unimeter.core.topology import Topology
 from unimeter.kernels import layout
 from unimeter.kernels import protocol as wire
-from unimeter.kernels.api import Alert, Frame, Kernels
+from unimeter.kernels.api import Alert, Kernels
+from unimeter.kernels.frame import Frame
 
 STARTING = Refused("starting", "the node is still recovering", "try again shortly")
 GLANCE_BYTES = wire.V1_REQUEST_HEADER.size + wire.V1_USAGE_QUERY.size  # a v1 usage query without filters
 ENTRY_FULL = Refused(
     "overloaded", "more arrives than the disk can take", "try again shortly, with fewer requests at once"
 )
+
+_ALONE = b"\1"  # one group, led here
 
 _SCAN_ERRORS = {
     layout.UM_SCAN_BAD_MAGIC: "these bytes are not a frame (bad magic)",
@@ -78,6 +81,8 @@ class Door:
         self._front_v1, self._front_v2 = fronts
         self.may_forward: Callable[[], bool] = lambda: True
         self._splitter = kernels.splitter(len(groups))
+        self._whose_known = b""  # what `_whose` said last, and of what
+        self._whose_led, self._whose_epoch, self._whose_forward = -1, 0, False
         self.write_refusal: Callable[[int], Refused | None] = lambda _bytes: None
         self.refused = 0
         self.redirected = 0
@@ -96,6 +101,8 @@ class Door:
             trouble: Refused | None = refusal
             if refusal is None:
                 stop, at = self._splitter.take(catalog, data, frames, at, link, opened, whose)
+                for group in self._groups:
+                    group.noted()
                 if stop == layout.UM_STOP_END:
                     break
                 if stop == layout.UM_STOP_MALFORMED:
@@ -117,10 +124,17 @@ class Door:
 
     def _whose(self) -> bytes:
         """For each group 1: led here; 0: nobody that is known leads it; else a number for each node that leads."""
+        if len(self._groups) == 1 and self._groups[0].leading:
+            return _ALONE
         topology, own = self._topology, self._topology.node_id
+        forward = self.may_forward()
+        led = 0
+        for group in self._groups:
+            led = led << 1 | group.leading
+        if led == self._whose_led and topology.epoch == self._whose_epoch and forward == self._whose_forward:
+            return self._whose_known
         nodes = [own, *topology.registry.nodes]
         labels = bytearray()
-        forward = self.may_forward()
         self._splitter.unknown_waits = not forward
         for group in self._groups:
             leader = topology.leader(group.number)
@@ -130,7 +144,9 @@ class Door:
                 labels.append(0)
             else:
                 labels.append(1 + nodes.index(leader))
-        return bytes(labels)
+        self._whose_known = bytes(labels)
+        self._whose_led, self._whose_epoch, self._whose_forward = led, topology.epoch, forward
+        return self._whose_known
 
     def _elsewhere(self) -> Refused:
         """Why the request at which the kernel stopped is not for this node: all of it belongs to one other, or somebody

@@ -14,36 +14,70 @@ from unimeter.core.raft.conf import Conf
 from unimeter.core.raft.messages import Entry, HardState
 from unimeter.kernels import layout
 from unimeter.kernels.api import Bytes, Kernels
-from unimeter.kernels.layout import EntryHead
 
 ENTRY_BYTES = layout.ENTRY.size
 _ALIGN = 8
 
 
-def head_of(entry: Bytes) -> EntryHead:
-    return EntryHead._make(layout.ENTRY.unpack_from(entry))
+class Head:
+    """What an entry's header says (`layout.EntryHead` without what only checks look at)."""
+
+    __slots__ = ("batch_count", "body_len", "first_seq", "group", "index", "kind", "row_count", "stamp_ns", "term")
+
+    def __init__(
+        self,
+        body_len: int,
+        group: int,
+        kind: int,
+        batch_count: int,
+        term: int,
+        index: int,
+        stamp_ns: int,
+        first_seq: int,
+        row_count: int,
+    ) -> None:
+        self.body_len = body_len
+        self.group = group
+        self.kind = kind
+        self.batch_count = batch_count
+        self.term = term
+        self.index = index
+        self.stamp_ns = stamp_ns
+        self.first_seq = first_seq
+        self.row_count = row_count
 
 
-def raft_entry(data: Bytes, head: EntryHead) -> Entry:
+def head_of(entry: Bytes) -> Head:
+    (_, body_len, group, kind, batches, term, index, stamp_ns, first_seq, rows, _, _) = layout.ENTRY.unpack_from(entry)
+    return Head(body_len, group, kind, batches, term, index, stamp_ns, first_seq, rows)
+
+
+def raft_entry(data: Bytes, head: Head) -> Entry:
     """As Raft sees it. Raises ValueError for a CONF entry whose body is none."""
     conf = Conf.decode(bytes(data[ENTRY_BYTES:])) if head.kind == layout.UM_ENTRY_CONF else None
-    return Entry(head.index, head.term, data, conf)
+    return Entry(head.index, head.term, data, conf, head)
+
+
+def head_in(entry: Entry) -> Head:
+    """The header of an entry that `raft_entry` made, or whoever sealed it."""
+    head: Head = entry.head
+    return head
 
 
 def hard_entry(kernels: Kernels, group: int, hard: HardState) -> bytes:
     return kernels.entry(layout.UM_ENTRY_HARD, group, hard.commit, hard.term, 0, hard.vote, b"")
 
 
-def hard_state(head: EntryHead) -> HardState:
+def hard_state(head: Head) -> HardState:
     return HardState(head.term, head.first_seq, head.index)
 
 
 def padded_bytes(entry: Bytes) -> int:
     """What an entry takes in a record."""
-    return (len(entry) + _ALIGN - 1) // _ALIGN * _ALIGN
+    return (len(entry) + _ALIGN - 1) & -_ALIGN
 
 
-def split(data: memoryview) -> Iterator[tuple[memoryview, EntryHead]]:
+def split(data: memoryview) -> Iterator[tuple[memoryview, Head]]:
     """The entries that stand end to end in `data`. Raises ValueError when they do not."""
     at = 0
     while at < len(data):

@@ -14,7 +14,8 @@ from unimeter.core.catalog import AGGREGATIONS, PERIODS, Definition, Metric, Thr
 from unimeter.core.refusal import Elsewhere, Refused
 from unimeter.core.service import GroupAlert, Service, Usage
 from unimeter.kernels import protocol as wire
-from unimeter.kernels.api import Alert, Event, Frame, Row
+from unimeter.kernels.api import Alert, Event, Row
+from unimeter.kernels.frame import Frame
 
 COUNT_UNIQUE = AGGREGATIONS.index("count-unique")
 U64 = 2**64 - 1
@@ -229,7 +230,7 @@ class FrontV1:
         for group in service.groups:
             leader = service.topology.leader(group.number)
             role = 0 if leader == service.config.node_id else 1
-            term = min(group.term, 2**32 - 1)
+            term = min(group.raft.term, 2**32 - 1)
             parts.append(wire.V1_STATUS_PARTITION.pack(term, group.applied_index & 0xFFFF, role, leader))
         return head + b"".join(parts[partition % len(parts)] for partition in range(PARTITIONS))
 

@@ -5,7 +5,6 @@ Ingest frames never come here: the intake kernel takes them.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +15,9 @@ from unimeter.core.refusal import Elsewhere, Refused
 from unimeter.core.service import ACCOUNT_MAX, TIME_MAX, Account, GroupAlert, Service, Usage
 from unimeter.kernels import layout
 from unimeter.kernels import protocol as wire
-from unimeter.kernels.api import Alert, Event, Frame, Kernels, Row
+from unimeter.kernels.api import Alert, Event, Kernels, Row
+from unimeter.kernels.frame import Frame
 
-_HEADER_TAIL = struct.Struct("<I")  # the header's own checksum
 SERVER_NAME = "unimeter/0.2.0"
 FEATURES = ("sessions", "ids", "text-accounts", "verdicts", "breakdown", "events", "alerts")
 CONTROL_BYTES_MAX = 64 * 1024  # a control body larger than this is not a request of ours
@@ -31,10 +30,7 @@ Send = Callable[[bytes], None]
 def encode(kernels: Kernels, type_: int, status: int, request_id: int, body: Any) -> bytes:
     """One response (or push) frame."""
     payload: bytes = msgpack.packb(body, use_bin_type=True)
-    crc = kernels.crc32c(payload)
-    head = wire.V2_HEADER.pack(wire.V2_MAGIC, wire.V2_VERSION, type_, status, 0, len(payload), request_id, 0, 0, crc, 0)
-    head = head[: -_HEADER_TAIL.size]
-    return head + _HEADER_TAIL.pack(kernels.crc32c(head)) + payload
+    return kernels.v2_head(type_, status, request_id, payload) + payload
 
 
 def encode_error(kernels: Kernels, type_: int, request_id: int, refusal: Refused) -> bytes:

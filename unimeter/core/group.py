@@ -26,16 +26,15 @@ from collections.abc import Callable, Sequence
 from unimeter.config import KIB, NodeConfig
 from unimeter.core.archive import Archive
 from unimeter.core.catalog import Catalog, apply_entry
-from unimeter.core.entry import ENTRY_BYTES, head_of, raft_entry
-from unimeter.core.journal import Position
+from unimeter.core.entry import ENTRY_BYTES, Head, head_in, head_of, raft_entry
 from unimeter.core.places import Places
-from unimeter.core.raft.messages import Entry
+from unimeter.core.raft.messages import Entry, bytes_of
 from unimeter.core.raft.raft import Raft
 from unimeter.core.refusal import Refused
 from unimeter.core.sealed import LEADER_CHANGED, Aside, Bundled, ControlEntry, Outcome, Sealed
 from unimeter.kernels import layout
-from unimeter.kernels.api import Applied, Bytes, GroupState, Intake, Job, Kernels, Limits, Meta, Reply
-from unimeter.kernels.layout import EntryHead
+from unimeter.kernels.api import Applied, Bytes, GroupState, Intake, Job, Kernels, Limits, Meta
+from unimeter.kernels.frame import Reply
 
 DIGESTS_KEPT = 512  # of the newest applied entries, to be compared with other replicas
 # entries of events on their way to a majority; measured on three nodes: 1 costs a quarter of the throughput, 2 a tenth
@@ -64,6 +63,7 @@ class Group:
         self.next_row = 1  # leader: sequence number of the next row to be sealed
         self.stamp_ns = 0  # leader: of the newest entry
         self.open = self._intake()
+        self.open_batches = self.open_immediate = 0  # what is in it, see `noted`
         self.open_bundles: list[Bundled] = []
         self._spare: list[Intake] = []
         self.pending_control: list[ControlEntry] = []
@@ -104,17 +104,13 @@ class Group:
         every metric that anybody was told of."""
         return self.raft.accepting and self.applied_term == self.raft.term
 
-    @property
-    def term(self) -> int:
-        return self.raft.term
-
     def _begin_leading(self) -> None:
         """Go on numbering where the log ends."""
         raft = self.raft
         self.leading_term = raft.term
         last = raft.log.entry(raft.log.last_index)
         if last is not None:
-            head = head_of(last.data)
+            head = head_in(last)
             self.next_row, self.stamp_ns = head.first_seq + head.row_count, head.stamp_ns
         else:
             assert raft.log.last_index == self.applied_index, "entries that are not applied are in memory"
@@ -126,7 +122,7 @@ class Group:
     def waiting_bytes(self) -> int:
         """Size of the entries that the next record would carry from here."""
         control = sum(ENTRY_BYTES + len(entry.body) for entry in self.pending_control)
-        opened = ENTRY_BYTES + self.open.used_bytes if self.open.batch_count else 0
+        opened = ENTRY_BYTES + self.open.used_bytes if self.open_batches else 0
         return self.unsaved_bytes + control + opened
 
     def lockstep_bytes(self) -> int:
@@ -138,16 +134,16 @@ class Group:
         return sum([len(sealed.body) for sealed in self._sealed.values()], opened)
 
     def has_work(self) -> bool:
-        return self.open.batch_count > 0 or bool(self.pending_control)
+        return self.open_batches > 0 or bool(self.pending_control)
 
     def may_seal(self) -> bool:
         """Leader: is there something that should get its place in the log now? While the followers are far behind, events
         whose clients wait for a majority anyway gather in one large entry."""
         if self.pending_control or self.raft.needs_noop:
             return True
-        if not self.open.batch_count:
+        if not self.open_batches:
             return False
-        if self.open.immediate_count or not self._replicated:
+        if self.open_immediate or not self._replicated:
             return True
         return self.raft.log.last_index - self.raft.commit < UNCOMMITTED_MAX
 
@@ -157,7 +153,7 @@ class Group:
 
     def index_of_newest(self) -> int:
         """The log index that the newest request has, or will have once it is sealed."""
-        return self.raft.log.last_index + len(self.pending_control) + (self.open.batch_count > 0)
+        return self.raft.log.last_index + len(self.pending_control) + (self.open_batches > 0)
 
     def propose(self, kind: int, body: bytes, done: Callable[[Outcome], None]) -> None:
         """Leader only. Raises Refused when too many wait."""
@@ -169,7 +165,7 @@ class Group:
 
     def may_seal_for_async(self) -> bool:
         """While the journal is busy: is there something async to be ordered, within the bounds of what may wait?"""
-        return self.open.immediate_count > 0 and self._may_wait()
+        return self.open_immediate > 0 and self._may_wait()
 
     def may_seal_many(self) -> bool:
         """While the journal is busy: are there so many rows that they are worth an entry, of which a record can take one
@@ -193,19 +189,23 @@ class Group:
         for waiting in self.pending_control:
             entries.append(self._seal_control(waiting, wall_ns, len(entries)))
         self.pending_control.clear()
-        intake = self.open
-        if intake.batch_count:
-            rows = intake.row_count
+        intake, rows = self.open, self.open.row_count
+        assert self.open_batches == intake.batch_count, "whoever fills the open entry says so"
+        if self.open_batches:
             index, stamp_ns = raft.log.last_index + 1 + len(entries), self._next_stamp(wall_ns)
             view = intake.seal(self.number, index, raft.term, stamp_ns, self.next_row)
             data: Bytes = bytes(view) if self._replicated else view
+            head = Head(
+                len(view) - ENTRY_BYTES, self.number, layout.UM_ENTRY_BATCHES, intake.batch_count, raft.term, index, stamp_ns,
+                self.next_row, rows,
+            )  # fmt: skip
             self.next_row += rows
-            entries.append(Entry(index, raft.term, data))
+            entries.append(Entry(index, raft.term, data, None, head))
             self._sealed[index] = Sealed(
                 raft.term, stamp_ns, intake, None, view[ENTRY_BYTES:], intake.batch_count, rows, self.open_bundles
             )  # fmt: skip
-            self.open, self.open_bundles = self._fresh_intake(), []
-            self.hasty = intake.immediate_count > 0
+            self.hasty = self.open_immediate > 0
+            self._open_anew()
             if self.hasty:
                 self._ordered += intake.immediate()
                 self.answered_index = index
@@ -230,13 +230,19 @@ class Group:
         self._sealed[index] = Sealed(raft.term, stamp_ns, control=control)
         return raft_entry(data, head_of(data))
 
-    def _fresh_intake(self) -> Intake:
-        return self._spare.pop() if self._spare else self._intake()
+    def noted(self) -> None:
+        """Something was put into the open entry, or answered from it. (What is in it is asked all the time.)"""
+        self.open_batches, self.open_immediate = self.open.batch_count, self.open.immediate_count
+
+    def _open_anew(self) -> None:
+        self.open = self._spare.pop() if self._spare else self._intake()
+        self.open_bundles = []
+        self.open_batches = self.open_immediate = 0
 
     def take_open(self) -> tuple[Intake, list[Bundled]]:
         """The open entry as it is, for somebody else to deal with (this node does not lead)."""
         taken = self.open, self.open_bundles
-        self.open, self.open_bundles = self._fresh_intake(), []
+        self._open_anew()
         return taken
 
     def give_back(self, intake: Intake) -> None:
@@ -255,29 +261,25 @@ class Group:
             self._unsaved = self.unsaved_bytes = 0
         else:
             self._unsaved = max(0, self._unsaved - len(entries))
-            self.unsaved_bytes = max(0, self.unsaved_bytes - sum(len(entry.data) for entry in entries))
+            self.unsaved_bytes = max(0, self.unsaved_bytes - bytes_of(entries))
 
     def has_ordered(self) -> bool:
         """Is there an answer that need not wait for the disk?"""
-        return bool(self._ordered) or self.open.immediate_count > 0
+        return self.open_immediate > 0 or bool(self._ordered)
 
     def ordered_replies(self) -> list[Reply]:
         """Answers that need not wait for the disk: async requests of sealed entries, and refusals."""
         replies, self._ordered = self._ordered, []
-        if self.open.immediate_count:
+        if self.open_immediate:
             replies += self.open.immediate()
-            if not self.open.batch_count:
+            if not self.open_batches:
                 self.open.clear()  # refusals alone must not fill the entry
+            self.noted()
         return replies
 
     def _next_stamp(self, wall_ns: int) -> int:
         self.stamp_ns = max(self.stamp_ns + 1, wall_ns)
         return self.stamp_ns
-
-    def oldest_unapplied(self) -> Position | None:
-        """Where the first durable entry stands that is not applied: a checkpoint of the state as it is must replay from
-        there."""
-        return self.places.began(self.applied_index + 1)
 
     # ---- after the log ----
 
@@ -334,7 +336,7 @@ class Group:
         self._trim()
         return replies
 
-    def _begin_aside(self, several: list[tuple[Entry, EntryHead]]) -> bool:
+    def _begin_aside(self, several: list[tuple[Entry, Head]]) -> bool:
         """Have them applied by another thread, if they are many."""
         busy = several and self.raft.saving_index > several[-1][0].index
         many = self.config.apply_busy_rows if busy else self.config.apply_aside_rows
@@ -353,14 +355,14 @@ class Group:
         if stretches:
             self.touch(stretches)
 
-    def _next_entries(self, end: int) -> list[tuple[Entry, EntryHead]]:
+    def _next_entries(self, end: int) -> list[tuple[Entry, Head]]:
         """Entries of events that can be applied in one go; or a single one of another kind."""
-        several: list[tuple[Entry, EntryHead]] = []
+        several: list[tuple[Entry, Head]] = []
         rows = 0
         for index in range(self.applied_index + 1, end + 1):
             entry = self.raft.log.entry(index)
             assert entry is not None, "entries that are not applied are in memory"
-            head = head_of(entry.data)
+            head = head_in(entry)
             rows += head.row_count
             special = head.kind != layout.UM_ENTRY_BATCHES
             if several and (special or rows > self.config.apply_aside_rows_max):
@@ -376,7 +378,7 @@ class Group:
         assert newest is not None, "entries that are not applied are in memory"
         if newest.index <= entry.index:
             return 0
-        last = head_of(newest.data)
+        last = head_in(newest)
         return last.first_seq + last.row_count - head.first_seq - head.row_count
 
     def applied_aside(self, op: int) -> list[Reply]:
@@ -416,7 +418,7 @@ class Group:
     def _trim(self) -> None:
         self.raft.log.trim(self.applied_index, self.config.log_cache_bytes if self._replicated else 0)
 
-    def _conclude(self, entry: Entry, head: EntryHead, applied: Applied, outcome: Outcome) -> list[Reply]:
+    def _conclude(self, entry: Entry, head: Head, applied: Applied, outcome: Outcome) -> list[Reply]:
         """The entry is applied: note it, and answer whoever waited for it."""
         sealed = self._sealed.pop(entry.index, None)
         if entry.term > self.applied_term:
@@ -458,11 +460,11 @@ class Group:
         applied, _ = self._apply_now(head, entry)
         self._note(head, applied)
 
-    def _apply_now(self, head: EntryHead, entry: Bytes) -> tuple[Applied, Outcome]:
+    def _apply_now(self, head: Head, entry: Bytes) -> tuple[Applied, Outcome]:
         outcome = None if head.kind == layout.UM_ENTRY_BATCHES else self._apply_special(head.kind, entry)
         return self.state.apply(self.catalog.compiled, entry), outcome
 
-    def _note(self, head: EntryHead, applied: Applied) -> None:
+    def _note(self, head: Head, applied: Applied) -> None:
         """The next entry of the log is applied."""
         assert head.index == self.applied_index + 1, (
             f"group {self.number}: entry {head.index} after {self.applied_index}"

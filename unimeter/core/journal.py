@@ -22,9 +22,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 from unimeter.config import BLOCK_BYTES, NodeConfig
+from unimeter.core.entry import padded_bytes
 from unimeter.kernels import layout
 from unimeter.kernels.api import Bytes, Kernels
 
@@ -34,20 +34,40 @@ _VERSION = 1
 RECORD_HEADER_BYTES = 64
 
 
-class Position(NamedTuple):
+class Position:
     """A place between two records: the next one goes to `offset` of `segment`; `seq` and `chain` are those of
-    the record before (0 and the seed at the very beginning)."""
+    the record before (0 and the seed at the very beginning). Not changed once it is made."""
 
-    segment: int
-    offset: int
-    seq: int
-    chain: int
+    __slots__ = ("chain", "offset", "segment", "seq")
+
+    def __init__(self, segment: int, offset: int, seq: int, chain: int) -> None:
+        self.segment = segment
+        self.offset = offset
+        self.seq = seq
+        self.chain = chain
+
+    def fields(self) -> list[int]:
+        """What __init__ wants."""
+        return [self.segment, self.offset, self.seq, self.chain]
+
+    def next_segment(self) -> Position:
+        """Where the next record goes if it does not fit here."""
+        return Position(self.segment + 1, BLOCK_BYTES, self.seq, self.chain)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Position) and self.fields() == other.fields()
+
+    def __repr__(self) -> str:
+        return f"Position({self.segment}, {self.offset}, {self.seq}, {self.chain:#x})"
 
 
-class JournalWrite(NamedTuple):
-    file: str
-    offset: int
-    data: Bytes  # whole blocks; unchanged until the next append
+class JournalWrite:
+    __slots__ = ("data", "file", "offset")
+
+    def __init__(self, file: str, offset: int, data: Bytes) -> None:
+        self.file = file
+        self.offset = offset
+        self.data = data  # whole blocks; unchanged until the next append
 
 
 @lru_cache(maxsize=1024)
@@ -79,11 +99,11 @@ def is_segment_header(kernels: Kernels, block: bytes, cluster_id: int, number: i
 
 
 def block_floor(offset: int) -> int:
-    return offset // BLOCK_BYTES * BLOCK_BYTES
+    return offset & -BLOCK_BYTES
 
 
 def block_ceil(offset: int) -> int:
-    return -(-offset // BLOCK_BYTES) * BLOCK_BYTES
+    return (offset + BLOCK_BYTES - 1) & -BLOCK_BYTES
 
 
 class Journal:
@@ -100,8 +120,9 @@ class Journal:
         self.next_segment_ready = False
         self.records_written = 0
         self.bytes_written = 0
-        self._tail = tail
-        self._staging = bytearray(2 * BLOCK_BYTES + RECORD_HEADER_BYTES)
+        self._staging = memoryview(bytearray(2 * BLOCK_BYTES + RECORD_HEADER_BYTES))
+        self._staging[: len(tail)] = tail
+        self._tail_at, self._tail_bytes = 0, len(tail)  # where in it the newest block stands, as far as it is written
 
     def room_bytes(self) -> int:
         """Bytes of entries that the next record can still bring into the current segment."""
@@ -113,33 +134,40 @@ class Journal:
     def roll(self) -> None:
         """Go on in the next segment, which must have been created with its header."""
         assert self.next_segment_ready and self.flying is None
-        self.position = self.position._replace(segment=self.position.segment + 1, offset=BLOCK_BYTES)
-        self._tail = b""
+        self.position = self.position.next_segment()
+        self._tail_at = self._tail_bytes = 0
         self.next_segment_ready = False
 
     def append(self, entries: Sequence[Bytes], stamp_ns: int) -> JournalWrite:
         """Build the next record. Must fit; nothing else may be in flight."""
         assert self.flying is None, "one record in flight at a time: torn tails rely on it"
-        body = sum(len(entry) for entry in entries)
+        body = 0
+        for entry in entries:
+            body += padded_bytes(entry)
         assert self.fits(body)
-        lead = len(self._tail)
-        need = block_ceil(lead + RECORD_HEADER_BYTES + body + layout.UM_RECORD_ALIGN)
-        if len(self._staging) < need:
-            self._staging = bytearray(2 * need)
-        view = memoryview(self._staging)
-        view[:lead] = self._tail
-        at = self.position
+        at, lead = self.position, self._tail_bytes
+        self._make_room(block_ceil(lead + RECORD_HEADER_BYTES + body + layout.UM_RECORD_ALIGN))
+        view = self._staging
         length, chain = self._kernels.record(
-            view[lead:], entries, layout.UM_RECORD_ENTRIES, at.seq + 1, at.chain, stamp_ns
+            view, entries, layout.UM_RECORD_ENTRIES, at.seq + 1, at.chain, stamp_ns, lead, BLOCK_BYTES
         )
         end = lead + length
-        padded = block_ceil(end)
-        view[end:padded] = bytes(padded - end)
         self.flying = Position(at.segment, at.offset + length, at.seq + 1, chain)
-        self._tail = bytes(view[block_floor(end) : end])
+        self._tail_at = block_floor(end)
+        self._tail_bytes = end - self._tail_at
         self.records_written += 1
         self.bytes_written += length
-        return JournalWrite(segment_file(at.segment), at.offset - lead, view[:padded].toreadonly())
+        return JournalWrite(segment_file(at.segment), at.offset - lead, view[: block_ceil(end)].toreadonly())
+
+    def _make_room(self, need_bytes: int) -> None:
+        """Staging of so many bytes at least, which begins with what the newest block holds already."""
+        old, at, size = self._staging, self._tail_at, self._tail_bytes
+        if len(old) < need_bytes:
+            self._staging = memoryview(bytearray(2 * need_bytes))
+        elif at == 0:
+            return
+        self._staging[:size] = old[at : at + size]
+        self._tail_at = 0
 
     def written(self) -> Position:
         """The record in flight is durable; returns where it began."""

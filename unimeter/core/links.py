@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from unimeter.core.outbox import Outbox
 from unimeter.core.subscriptions import Subscriptions
-from unimeter.kernels.api import Bytes, GroupState, Reply
+from unimeter.kernels.api import Bytes, GroupState
+from unimeter.kernels.frame import Reply
 
 
 class Mark(NamedTuple):
@@ -68,8 +69,8 @@ class Links:
         self.send(link, data)
 
     def answer(self, replies: list[Reply]) -> None:
-        for link, data in replies:
-            self.send(link, data)
+        for reply in replies:
+            self.send(reply.link, reply.data)
 
     def hang_up(self, link: int, mark: Mark) -> None:
         """Take no more from the link; close it once everything is past the mark and no answer is missing."""

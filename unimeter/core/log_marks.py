@@ -43,7 +43,7 @@ class LogMarks:
         return self._marks[0][0]
 
     def dump(self) -> bytes:
-        packed: bytes = msgpack.packb([self._lasts, self._marks])
+        packed: bytes = msgpack.packb([self._lasts, [(place.fields(), ends) for place, ends in self._marks]])
         return packed
 
     def load(self, data: bytes) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
-from unimeter.config import BLOCK_BYTES, NodeConfig
+from unimeter.config import NodeConfig
 from unimeter.core.entry import head_of, raft_entry
 from unimeter.core.flow import Corrupt, Flow, ReadFile
 from unimeter.core.journal import Position, block_ceil, block_floor, segment_file
@@ -70,5 +70,5 @@ def read_entries(
             )
         else:
             broken = at if scan.stop == layout.UM_J_BAD else None
-            at = at._replace(segment=at.segment + 1, offset=BLOCK_BYTES)  # the next record did not fit here
+            at = at.next_segment()  # the next record did not fit here
     return found, at

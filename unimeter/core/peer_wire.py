@@ -20,14 +20,13 @@ types are passed over, unknown keys of maps too.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgpack
 
 from unimeter.core.entry import raft_entry, split
-from unimeter.core.raft.messages import Entry, Kind, Message
-from unimeter.kernels import protocol as wire
+from unimeter.core.raft.messages import Entry, Kind, Message, bytes_of
 from unimeter.kernels.api import Bytes, Kernels
 
 HELLO = 0x60
@@ -49,7 +48,7 @@ BUNDLE_HEAD = struct.Struct("<QHHII")  # number of the try, group, reserved, bat
 DONE_HEAD = struct.Struct(
     "<QHHIIq"
 )  # number of the try, group, outcome, batches, rows, stamp_ns; then what remote_applied reads
-_HEADER_TAIL = struct.Struct("<I")
+_KINDS = {int(kind): kind for kind in Kind}
 
 
 class BadFrame(ValueError):
@@ -57,9 +56,7 @@ class BadFrame(ValueError):
 
 
 def frame(kernels: Kernels, type_: int, payload: Bytes) -> bytes:
-    crc = kernels.crc32c(payload)
-    head = wire.V2_HEADER.pack(wire.V2_MAGIC, wire.V2_VERSION, type_, 0, 0, len(payload), 0, 0, 0, crc, 0)[:-4]
-    return b"".join((head, _HEADER_TAIL.pack(kernels.crc32c(head)), payload))
+    return b"".join((kernels.v2_head(type_, 0, 0, payload), payload))
 
 
 def pack_map(kernels: Kernels, type_: int, body: dict[str, Any]) -> bytes:
@@ -79,32 +76,31 @@ def unpack_map(payload: Bytes) -> dict[str, Any]:
 
 def pack_message(group: int, message: Message) -> list[Bytes]:
     """The pieces of one message."""
-    size = sum(len(entry.data) for entry in message.entries)
+    size = bytes_of(message.entries)
     head = MESSAGE.pack(
         message.kind, message.reject, group, size, message.to, message.sender, message.term, message.index,
         message.log_term, message.commit, message.hint, message.hint_term, message.context,
     )  # fmt: skip
-    return [head, *(entry.data for entry in message.entries)]
+    return [head, *[entry.data for entry in message.entries]]
 
 
 def unpack_messages(kernels: Kernels, payload: Bytes) -> Iterator[tuple[int, Message]]:
     """(group, message) in order. Raises BadFrame, also for entries that are not what their sender sealed."""
     view = memoryview(payload)
-    at = 0
-    while at < len(view):
-        if len(view) - at < MESSAGE.size:
+    at, end = 0, len(view)
+    while at < end:
+        if end - at < MESSAGE.size:
             raise BadFrame("a message is cut off")
         (kind, reject, group, size, to, sender, term, index, log_term, commit, hint, hint_term, context) = (
             MESSAGE.unpack_from(view, at)
         )
         at += MESSAGE.size
-        if size > len(view) - at:
+        if size > end - at:
             raise BadFrame("the entries of a message are cut off")
-        try:
-            entries = tuple(_entries(kernels, view[at : at + size], group))
-            known = Kind(kind)
-        except ValueError as error:
-            raise BadFrame(str(error)) from error
+        known = _KINDS.get(kind)
+        if known is None:
+            raise BadFrame(f"a message of kind {kind}")
+        entries = _entries(kernels, view[at : at + size], group) if size else []
         at += size
         yield (
             group,
@@ -114,8 +110,13 @@ def unpack_messages(kernels: Kernels, payload: Bytes) -> Iterator[tuple[int, Mes
         )  # fmt: skip
 
 
-def _entries(kernels: Kernels, data: memoryview, group: int) -> Iterable[Entry]:
-    for entry, head in split(data):
-        if head.group != group or not kernels.entry_verify(entry):
-            raise ValueError(f"entry {head.index} of group {head.group} is damaged")
-        yield raft_entry(entry, head)
+def _entries(kernels: Kernels, data: memoryview, group: int) -> list[Entry]:
+    entries: list[Entry] = []
+    try:
+        for entry, head in split(data):
+            if head.group != group or not kernels.entry_verify(entry):
+                raise ValueError(f"entry {head.index} of group {head.group} is damaged")
+            entries.append(raft_entry(entry, head))
+    except ValueError as error:
+        raise BadFrame(str(error)) from error
+    return entries

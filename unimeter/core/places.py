@@ -7,9 +7,9 @@ which was superseded is not archived as a place of events, but for what else it 
 from __future__ import annotations
 
 from unimeter.core.archive import Archive
+from unimeter.core.entry import Head
 from unimeter.core.journal import Position
 from unimeter.kernels.api import Applied
-from unimeter.kernels.layout import EntryHead
 
 
 class Place:
@@ -44,7 +44,7 @@ class Places:
         place = self._places.get(index)
         return None if place is None else place.began
 
-    def applied(self, archive: Archive, head: EntryHead, applied: Applied) -> None:
+    def applied(self, archive: Archive, head: Head, applied: Applied) -> None:
         """That entry is applied: what events it has are to be found there from now on."""
         place = self._places.pop(head.index)
         if applied.row_count and applied.min_ts <= applied.max_ts:

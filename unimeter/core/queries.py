@@ -45,7 +45,7 @@ class Reads:
     """Reads of one group that wait for their turn. `Node` runs the flows that start() hands out."""
 
     def __init__(self, group: Group, kernels: Kernels, config: NodeConfig) -> None:
-        self._group = group
+        self.group = group
         self._kernels = kernels
         self._config = config
         self._asked: list[tuple[int, Run, Fail]] = []  # since the last turn, with the index they must reflect
@@ -69,15 +69,13 @@ class Reads:
         waiting = len(self._asked) + self._rounds_count + len(self._waiting) + len(self._scans)
         if waiting >= self._config.queries_waiting_max:
             raise Refused("overloaded", "too many queries are waiting", "try again shortly, with fewer queries at once")
-        least = min(
-            self._group.answered_index, self._group.raft.log.last_index
-        )  # what was cut off will never be applied
+        least = min(self.group.answered_index, self.group.raft.log.last_index)  # what was cut off will never be applied
         self._asked.append((least, run, fail))
-        self._group.asked = JOBS_IN_TURN
+        self.group.asked = JOBS_IN_TURN
 
     def at_once(self) -> bool:
         """Is there nobody to be asked, and nothing to be waited for?"""
-        group = self._group
+        group = self.group
         raft = group.raft
         return (
             not (self._waiting or self._rounds or self._asked or self._scans or group.aside)
@@ -88,7 +86,7 @@ class Reads:
 
     def turn(self, now_ns: int) -> None:
         """Once per turn: one question to Raft for all reads since the last, and its answers."""
-        raft = self._group.raft
+        raft = self.group.raft
         if self._asked:
             token, self._next_token = self._next_token, self._next_token + 1
             self._rounds[token], self._asked = self._asked, []
@@ -121,7 +119,7 @@ class Reads:
 
     def due(self) -> list[Flow[None]]:
         """Run the reads whose time has come. Returns the journal scans to start now."""
-        while self._waiting and self._waiting[0][0] <= self._group.applied_index:
+        while self._waiting and self._waiting[0][0] <= self.group.applied_index:
             _, run, _ = self._waiting.popleft()
             scan = run()
             if scan is not None:
@@ -140,7 +138,7 @@ class Reads:
         self, spec: QuerySpec, answer: Callable[[Answer], None], fail: Callable[[Refused], None]
     ) -> Flow[None] | None:
         """Answer a usage query: at once, or through the flow that is returned."""
-        group, index = self._group, self._group.applied_index
+        group, index = self.group, self.group.applied_index
         try:
             query = group.state.query(group.catalog.compiled, spec, self._config.query_groups_max, group.number)
             if not query.needs_scan:
@@ -178,7 +176,7 @@ class Reads:
         fail: Callable[[Refused], None],
     ) -> Flow[None]:
         """List stored events of an account with since <= time <= until, in log order, at most `limit`."""
-        group = self._group
+        group = self.group
         end_row = group.state.meta().next_seq
         scan = group.state.events(account, since, until, after, end_row, metric, group.number)
         stripes = list(group.archive.select(((since, until + 1),), after + 1, end_row))

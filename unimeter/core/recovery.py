@@ -268,7 +268,7 @@ class Recovery:
                 raise Corrupt(f"file {segment_file(segment)} is missing: restore it from a backup of the directory")
         while True:
             at = yield from self._replay_segment(recovered, at)
-            following = at._replace(segment=at.segment + 1, offset=BLOCK_BYTES)
+            following = at.next_segment()
             if (yield from self._continues(recovered.identity, following)):
                 at = following
                 continue

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from unimeter.core.entry import hard_state, raft_entry
+from unimeter.core.entry import Head, hard_state, raft_entry
 from unimeter.core.group import Group
 from unimeter.core.journal import Position
 from unimeter.core.raft.conf import Conf
@@ -18,7 +18,6 @@ from unimeter.core.raft.log import RaftLog
 from unimeter.core.raft.messages import Entry, HardState
 from unimeter.kernels import layout
 from unimeter.kernels.api import Bytes
-from unimeter.kernels.layout import EntryHead
 
 ALL_COMMITTED = 2**63 - 1
 
@@ -41,7 +40,7 @@ class Replay:
     def last_index(self) -> int:
         return self.group.applied_index + len(self._tail)
 
-    def take(self, data: Bytes, head: EntryHead, began: Position, length: int) -> None:
+    def take(self, data: Bytes, head: Head, began: Position, length: int) -> None:
         """The next entry of this group in the journal; its record began there. Raises ValueError for what cannot be."""
         if head.kind == layout.UM_ENTRY_HARD:
             found = hard_state(head)
@@ -85,7 +84,9 @@ class Replay:
 
     def raft_parts(self) -> tuple[RaftLog, HardState, list[tuple[int, Conf]]]:
         """What Raft is made of, once the journal ends."""
-        tail = [entry._replace(data=bytes(entry.data)) for entry in self._tail]  # lets go of what was read
+        tail = [  # lets go of what was read
+            Entry(entry.index, entry.term, bytes(entry.data), entry.conf, entry.head) for entry in self._tail
+        ]
         log = RaftLog(self._epochs, self.last_index, tail)
         term = max(self.hard.term, log.last_term)
         vote = self.hard.vote if term == self.hard.term else 0

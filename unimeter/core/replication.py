@@ -19,7 +19,7 @@ from unimeter.core.log_marks import LogMarks
 from unimeter.core.log_read import read_entries
 from unimeter.core.pace import Pace
 from unimeter.core.peers import NEVER_NS, Peer, Peers
-from unimeter.core.raft.messages import Entry
+from unimeter.core.raft.messages import Entry, bytes_of
 from unimeter.core.raft.state import Role
 from unimeter.kernels.api import Bytes, Kernels
 
@@ -96,7 +96,7 @@ class Replication:
                 if peer is None:
                     continue
                 packed = peer_wire.pack_message(group.number, message)
-                size = sum(len(piece) for piece in packed)
+                size = len(packed[0]) + bytes_of(message.entries)
                 if sizes.get(peer.link, 0) + size > FRAME_BYTES and peer.link in pieces:
                     self._send(peer, pieces.pop(peer.link))
                     sizes[peer.link] = 0

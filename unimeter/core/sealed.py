@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from unimeter.core.catalog import Metric
+from unimeter.core.entry import Head
 from unimeter.core.raft.messages import Entry
 from unimeter.core.refusal import Refused
 from unimeter.kernels.api import Bytes, Intake, Job, Meta
-from unimeter.kernels.layout import EntryHead
 
 Outcome = tuple[Metric, bool] | Refused | None
 
@@ -69,7 +69,7 @@ class Aside:
 
     __slots__ = ("before", "done", "entries", "job", "op")
 
-    def __init__(self, op: int, job: Job, entries: list[tuple[Entry, EntryHead]], before: Meta) -> None:
+    def __init__(self, op: int, job: Job, entries: list[tuple[Entry, Head]], before: Meta) -> None:
         self.op = op
         self.job = job
         self.entries = entries

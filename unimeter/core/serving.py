@@ -22,7 +22,7 @@ from unimeter.core.cluster import Cluster
 from unimeter.core.coordinator import Coordinator
 from unimeter.core.divergence import Divergence
 from unimeter.core.door import Door
-from unimeter.core.entry import ENTRY_BYTES, head_of
+from unimeter.core.entry import ENTRY_BYTES, head_in
 from unimeter.core.fitness import Fitness
 from unimeter.core.flow import Flow
 from unimeter.core.flows import Flows
@@ -156,7 +156,7 @@ class Serving:
         for index in range(log.last_index, self.groups[0].applied_index, -1):
             entry = log.entry(index)
             assert entry is not None, "entries that are not applied are in memory"
-            if head_of(entry.data).kind == layout.UM_ENTRY_CLUSTER:
+            if head_in(entry).kind == layout.UM_ENTRY_CLUSTER:
                 self._peers.hear_of(registry.decode(bytes(entry.data[ENTRY_BYTES:])))
                 return
 
@@ -373,7 +373,10 @@ class Serving:
             return True
         if self._thorough or self.fitness.stopping or self.replication.waits or self._links.leaving:
             return True
-        return any(group.has_ordered() or self._has_more_in(group) for group in self.groups)
+        for group in self.groups:  # noqa: SIM110  # a generator costs as much as what it asks
+            if group.has_ordered() or self._has_more_in(group):
+                return True
+        return False
 
     @staticmethod
     def _has_more_in(group: Group) -> bool:
@@ -398,9 +401,9 @@ class Serving:
                 self._wake()
 
     def _serve_reads(self) -> None:
-        for group, reads in zip(self.groups, self.reads, strict=True):
+        for reads in self.reads:
             if not reads.idle:
-                self._serve_reads_of(group)
+                self._serve_reads_of(reads.group)
 
     def _settled(self, group: Group) -> None:
         """For this moment its state can be asked."""
@@ -439,7 +442,7 @@ class Serving:
 
     def mark(self) -> Mark:
         """Everything that was asked until now."""
-        to_come = sum(group.open.batch_count > 0 for group in self.groups)  # at most so many bundles of what is open
+        to_come = sum(group.open_batches > 0 for group in self.groups)  # at most so many bundles of what is open
         return Mark(tuple(group.index_of_newest() for group in self.groups), self.bundles.newest + to_come)
 
     def past(self, mark: Mark) -> bool:
@@ -448,7 +451,7 @@ class Serving:
             group.applied_index >= index or not group.waits()
             for group, index in zip(self.groups, mark.indexes, strict=False)
         )
-        return applied and self.bundles.oldest > mark.bundle and not any(g.open.batch_count for g in self.groups)
+        return applied and self.bundles.oldest > mark.bundle and not any(g.open_batches for g in self.groups)
 
     # ---- refusals and stopping ----
 

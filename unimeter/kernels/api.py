@@ -18,25 +18,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from unimeter.kernels.frame import Frame, Reply
+
 Bytes = bytes | bytearray | memoryview
 
 
 ROWS_END = 2**63  # beyond every row's sequence number
-
-
-class Frame(NamedTuple):
-    """One whole frame in a receive buffer; offsets count from the start of that buffer."""
-
-    offset: int
-    payload_off: int
-    payload_len: int
-    request_id: int
-    protocol: int  # 1 or 2
-    type: int
-    flags: int
-    status: int  # responses only
-    partition: int  # v1: as sent, advisory; v2: the group hint (a group + 1, 0 = none), at most 65535
-    deadline_ms: int  # v2 only, 0 = none
 
 
 class FrameTable(Protocol):
@@ -49,11 +36,6 @@ class FrameTable(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Frame: ...
-
-
-class Reply(NamedTuple):
-    link: int
-    data: bytes
 
 
 class Applied(Protocol):
@@ -393,6 +375,9 @@ class Kernels(Protocol):
         """hi << 64 | lo."""
 
     def frame_scan(self, data: Bytes, payload_max: int) -> FrameTable: ...
+    def v2_head(self, type_: int, status: int, request_id: int, payload: Bytes) -> bytes:
+        """The header of a v2 frame that the node sends, without flags, deadline and hint; the payload goes behind it."""
+
     def response_scan(self, data: Bytes, protocol: int, payload_max: int) -> FrameTable: ...
     def catalog(self, metrics: Sequence[bytes]) -> Catalog:
         """`metrics[i]` is the packed um_metric of id i."""
@@ -410,9 +395,18 @@ class Kernels(Protocol):
 
     def entry_verify(self, entry: Bytes) -> bool: ...
     def record(
-        self, out: memoryview, entries: Sequence[Bytes], kind: int, seq: int, prev_chain: int, stamp_ns: int
+        self,
+        out: memoryview,
+        entries: Sequence[Bytes],
+        kind: int,
+        seq: int,
+        prev_chain: int,
+        stamp_ns: int,
+        at: int = 0,
+        block_bytes: int = 1,
     ) -> tuple[int, int]:
-        """Build a journal record at out[0:]. Returns (total length incl. padding, chain)."""
+        """Build a journal record at out[at:], with zeroes behind it up to a multiple of block_bytes in `out`. Returns (length
+        of the record incl. its own padding, chain). Raises ValueError when there is no room for it."""
 
     def journal_verify(self, data: Bytes, seq: int, chain: int) -> JournalScan:
         """`seq`, `chain`: those of the record before data[0] (0, seed chain at the very start)."""

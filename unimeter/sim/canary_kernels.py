@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from unimeter.kernels.api import Bytes, Catalog, FrameTable, QuerySpec, Reply
+from unimeter.kernels.api import Bytes, Catalog, FrameTable, QuerySpec
+from unimeter.kernels.frame import Reply
 from unimeter.sim import wire1, wire2
 from unimeter.sim.canary_registry import canary
 from unimeter.sim.wrapped import WrappedIntake, WrappedKernels, WrappedState
@@ -207,7 +208,7 @@ def calls_events_duplicates(run: Run) -> None:
 
     class Modest(WrappedIntake):
         def answers(self, applied: Any) -> list[Reply]:
-            return [Reply(link, self._modest(bytes(data))) for link, data in self.inner.answers(applied)]
+            return [Reply(reply.link, self._modest(bytes(reply.data))) for reply in self.inner.answers(applied)]
 
         def _modest(self, data: bytes) -> bytes:
             if len(data) < 64 or struct.unpack_from("<I", data)[0] != wire2.MAGIC or data[5] != wire2.INGEST or data[6]:

@@ -42,7 +42,9 @@ def _majority_index(replicas: tuple[int, ...], match: Callable[[int], int]) -> i
     """The greatest index that a majority has."""
     if len(replicas) == 1:
         return match(replicas[0])
-    return sorted([match(replica) for replica in replicas], reverse=True)[len(replicas) // 2]
+    indexes = [match(replica) for replica in replicas]
+    indexes.sort()
+    return indexes[(len(indexes) - 1) // 2]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ What is committed is never touched: a leader has every committed entry, so a con
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from unimeter.core.raft.election import campaign
 from unimeter.core.raft.messages import Entry, Kind, Message
 from unimeter.core.raft.state import RaftState, Role
@@ -24,7 +26,7 @@ def obey(state: RaftState, now_ns: int, leader: int) -> None:
         state.follow(now_ns, state.term, leader)
     else:
         state.heard_ns = now_ns
-        state.rearm(now_ns)
+        state.election_at_ns = now_ns + state.timeout_ns
 
 
 def on_append(state: RaftState, now_ns: int, message: Message) -> None:
@@ -49,11 +51,15 @@ def _reject(state: RaftState, message: Message) -> None:
     """The leader's entry before the new ones is not here. Where it may be: not above this log's end, and not in a
     term that is higher than the leader's was there, for terms never fall along a log."""
     hint = state.log.last_not_above(message.index, message.log_term)
-    reply = state.answer(message, Kind.APPEND_REPLY, reject=True)
-    state.send(reply._replace(index=message.index, hint=hint, hint_term=state.log.term(hint)))
+    state.send(
+        Message(
+            Kind.APPEND_REPLY, message.sender, state.replica, state.term, message.index,
+            reject=True, hint=hint, hint_term=state.log.term(hint),
+        )
+    )  # fmt: skip
 
 
-def _take(state: RaftState, entries: tuple[Entry, ...]) -> None:
+def _take(state: RaftState, entries: Sequence[Entry]) -> None:
     log = state.log
     for entry in entries:
         if entry.index <= log.last_index:
@@ -66,7 +72,7 @@ def _take(state: RaftState, entries: tuple[Entry, ...]) -> None:
 def on_heartbeat(state: RaftState, now_ns: int, message: Message) -> None:
     obey(state, now_ns, message.sender)
     state.commit_to(message.commit)
-    state.send(state.answer(message, Kind.HEARTBEAT_REPLY)._replace(context=message.context))
+    state.send(Message(Kind.HEARTBEAT_REPLY, message.sender, state.replica, state.term, context=message.context))
 
 
 def on_timeout_now(state: RaftState, now_ns: int, message: Message) -> None:

@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
-from unimeter.core.raft.messages import Entry
+from unimeter.core.raft.messages import Entry, bytes_of
 
 BEYOND = -1  # the term of an index past the end
 
@@ -32,7 +32,7 @@ class RaftLog:
         self.last_index = last_index
         self.first_cached = last_index + 1 - len(tail)
         self._entries = list(tail)
-        self.cached_bytes = sum(len(entry.data) for entry in tail)
+        self.cached_bytes = bytes_of(tail)
         self._check()
 
     def _check(self) -> None:
@@ -106,7 +106,7 @@ class RaftLog:
         """Forget the entries from `first` on."""
         assert 1 <= first <= self.last_index
         keep = max(0, first - self.first_cached)
-        self.cached_bytes -= sum(len(entry.data) for entry in self._entries[keep:])
+        self.cached_bytes -= bytes_of(self._entries[keep:])
         del self._entries[keep:]
         self.last_index = first - 1
         self.first_cached = min(self.first_cached, first)

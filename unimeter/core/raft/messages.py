@@ -16,8 +16,9 @@ Delivery may lose, duplicate, delay and reorder: every message is judged by its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from unimeter.core.raft.conf import Conf
 
@@ -36,13 +37,34 @@ class Kind(IntEnum):
     TIMEOUT_NOW = 9
 
 
-class Entry(NamedTuple):
-    """One place in the log. `data` is opaque and whole; `conf` is what it says when it is a configuration entry."""
+class Entry:
+    """One place in the log. `data` is opaque and whole; `conf` is what it says when it is a configuration entry. `head`:
+    what else its maker knows about it without looking into it; Raft does not ask."""
 
-    index: int  # type: ignore[assignment]
-    term: int
-    data: Bytes
-    conf: Conf | None = None
+    __slots__ = ("conf", "data", "head", "index", "term")
+
+    def __init__(self, index: int, term: int, data: Bytes, conf: Conf | None = None, head: Any = None) -> None:
+        self.index = index
+        self.term = term
+        self.data = data
+        self.conf = conf
+        self.head = head
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Entry):
+            return NotImplemented
+        return (self.index, self.term, self.data, self.conf) == (other.index, other.term, other.data, other.conf)
+
+    def __repr__(self) -> str:
+        return f"Entry({self.index}, {self.term}, {bytes(self.data)!r}, {self.conf!r})"
+
+
+def bytes_of(entries: Sequence[Entry]) -> int:
+    """What their data takes together."""
+    size = 0
+    for entry in entries:
+        size += len(entry.data)
+    return size
 
 
 class HardState(NamedTuple):
@@ -53,19 +75,50 @@ class HardState(NamedTuple):
     commit: int
 
 
-class Message(NamedTuple):
-    kind: Kind
-    to: int
-    sender: int
-    term: int
-    index: int = 0  # type: ignore[assignment]
-    log_term: int = 0
-    commit: int = 0
-    reject: bool = False
-    hint: int = 0
-    hint_term: int = 0
-    context: int = 0
-    entries: tuple[Entry, ...] = ()
+class Message:
+    """What one replica says to another, see above. Not changed once it is made."""
+
+    __slots__ = (
+        "commit", "context", "entries", "hint", "hint_term", "index", "kind", "log_term", "reject", "sender", "term", "to",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        kind: Kind,
+        to: int,
+        sender: int,
+        term: int,
+        index: int = 0,
+        log_term: int = 0,
+        commit: int = 0,
+        reject: bool = False,
+        hint: int = 0,
+        hint_term: int = 0,
+        context: int = 0,
+        entries: Sequence[Entry] = (),
+    ) -> None:
+        self.kind = kind
+        self.to = to
+        self.sender = sender
+        self.term = term
+        self.index = index
+        self.log_term = log_term
+        self.commit = commit
+        self.reject = reject
+        self.hint = hint
+        self.hint_term = hint_term
+        self.context = context
+        self.entries = entries
+
+    def _fields(self) -> tuple[object, ...]:
+        numbers = self.index, self.log_term, self.commit, self.reject, self.hint, self.hint_term, self.context
+        return self.kind, self.to, self.sender, self.term, *numbers, tuple(self.entries)
+
+    def __eq__(self, other: object) -> bool:
+        return self._fields() == other._fields() if isinstance(other, Message) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"Message{self._fields()!r}"
 
 
 class Save:

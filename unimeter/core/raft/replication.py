@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from unimeter.core.raft import transfer
-from unimeter.core.raft.messages import Entry, Kind, Message
+from unimeter.core.raft.messages import Entry, Kind, Message, bytes_of
 from unimeter.core.raft.progress import Pace, Progress
 from unimeter.core.raft.state import RaftState, Role
 
@@ -69,10 +69,10 @@ def _append(state: RaftState, peer: int, progress: Progress, entries: Sequence[E
     state.send(
         Message(
             Kind.APPEND, peer, state.replica, state.term, before, state.log.term(before), state.commit,
-            entries=tuple(entries),
+            entries=entries,
         )
     )  # fmt: skip
-    progress.sent(before + len(entries), sum(len(entry.data) for entry in entries))
+    progress.sent(before + len(entries), bytes_of(entries))
 
 
 def _fetch(state: RaftState, peer: int, progress: Progress) -> None:
@@ -93,7 +93,10 @@ def supply(state: RaftState, peer: int, entries: Sequence[Entry]) -> None:
     wanted = (
         progress.pace is Pace.REPLICATE
         and progress.has_room(settings.inflight_messages_max, settings.inflight_bytes_max)
-        and all(entry[:2] == (progress.next + at, log.term(progress.next + at)) for at, entry in enumerate(entries))
+        and all(
+            (entry.index, entry.term) == (progress.next + at, log.term(progress.next + at))
+            for at, entry in enumerate(entries)
+        )
     )
     if wanted:
         _append(state, peer, progress, entries)

@@ -14,10 +14,8 @@ longer the log's; they count for nothing when the disk reports them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from unimeter.core.raft.log import RaftLog
-from unimeter.core.raft.messages import HardState, Kind, Message, Save
+from unimeter.core.raft.messages import HardState, Kind, Message, Save, bytes_of
 
 COMMITS_UNSAVED_MAX = 64  # entries that a restart finds beyond the saved commit index, if they are small
 COMMIT_RIDES_FROM_BYTES = 4096  # of entries in one save: beside these the commit index costs nothing
@@ -32,10 +30,13 @@ class Flying:
         self.last_index = last_index  # all up to here will be durable, unless truncated meanwhile
 
 
-class Waiting(NamedTuple):
-    token: int  # of the save that brings the hard state
-    index: int  # type: ignore[assignment]
-    message: Message
+class Waiting:
+    __slots__ = ("index", "message", "token")
+
+    def __init__(self, token: int, index: int, message: Message) -> None:
+        self.token = token  # of the save that brings the hard state
+        self.index = index
+        self.message = message
 
 
 class Stable:
@@ -74,21 +75,21 @@ class Stable:
         is not worth a write; it rides along where it costs little beside the entries, and else now and then."""
         assert self.flying is None, "one save at a time"
         log = self._log
+        if self.index >= log.last_index and term == self.hard.term and vote == self.hard.vote:
+            return None
         entries = log.slice(self.index + 1, log.last_index + 1, bytes_max)
         assert entries is not None, "entries that are not durable stay in memory"
-        if not entries and (term, vote) == self.hard[:2]:
-            return None
         self._token += 1
         last_index = self.index + len(entries)
-        hard = HardState(term, vote, min(commit, last_index))
-        if (term, vote) == self.hard[:2] and hard.commit < self.hard.commit + COMMITS_UNSAVED_MAX:
-            saved_bytes = 0
-            for entry in entries:
-                saved_bytes += len(entry.data)
-            if saved_bytes < COMMIT_RIDES_FROM_BYTES:
-                hard = self.hard
+        hard = self.hard
+        commit = min(commit, last_index)
+        told = term == hard.term and vote == hard.vote
+        if told and commit < hard.commit + COMMITS_UNSAVED_MAX and bytes_of(entries) < COMMIT_RIDES_FROM_BYTES:
+            commit = hard.commit
+        if not told or commit != hard.commit:
+            hard = HardState(term, vote, commit)
         self.flying = Flying(self._token, hard, last_index)
-        return Save(hard if hard != self.hard else None, entries, self._token)
+        return Save(None if hard is self.hard else hard, entries, self._token)
 
     def persisted(self, token: int) -> list[Message]:
         """That save is durable: the messages that may leave now. Of acknowledgements, the greatest says all."""

@@ -86,7 +86,7 @@ class RaftState:
         self.role = Role.FOLLOWER
         self.leader = 0  # 0: not known
         self.heard_ns = now_ns  # when the leader was last heard of
-        self.election_at_ns = 0
+        self.election_at_ns = self.timeout_ns = 0
         self.votes: dict[int, bool] = {}  # answers to the candidacy
         self.progress: dict[int, Progress] = {}  # leader: of every other member, ascending
         self.heartbeat_at_ns = 0
@@ -155,7 +155,8 @@ class RaftState:
     def rearm(self, now_ns: int) -> None:
         """A whole election timeout from now, drawn anew, so that rivals part."""
         low, high = self.settings.election_min_ns, self.settings.election_max_ns
-        self.election_at_ns = now_ns + low + self.prng.below(high - low + 1)
+        self.timeout_ns = low + self.prng.below(high - low + 1)
+        self.election_at_ns = now_ns + self.timeout_ns
 
     def follow(self, now_ns: int, term: int, leader: int) -> None:
         """Become a follower in that term (not a lower one); `leader` 0: of nobody yet."""

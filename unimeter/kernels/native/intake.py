@@ -15,13 +15,22 @@ fills belongs to it, and lets go of the slots when it answers, fails or forgets 
 from __future__ import annotations
 
 from struct import Struct
-from typing import Any
+from typing import Any, Final
 
-from unimeter.kernels.api import Applied, Bytes, Catalog, FrameTable, Reply
-from unimeter.kernels.layout import BATCH, ENTRY, REQUEST, UM_ENTRY_BATCHES, UM_NONE
+from unimeter.kernels.api import Applied, Bytes, Catalog, FrameTable
+from unimeter.kernels.frame import Reply
+from unimeter.kernels.layout import BATCH, ENTRY, REQUEST, UM_NONE
 from unimeter.kernels.native._um import ffi, lib
 from unimeter.kernels.native.arena import Arena
 from unimeter.kernels.native.wire import NativeCatalog, NativeFrameTable
+
+# looked up once: what every request needs
+_from_buffer: Final = ffi.from_buffer
+_unpack: Final = ffi.unpack
+_um_intake_frames: Final = lib.um_intake_frames
+_um_intake_seal: Final = lib.um_intake_seal
+_um_intake_clear: Final = lib.um_intake_clear
+_um_replies: Final = lib.um_replies
 
 _RUNS_MAX = 1024
 _REQUESTS_MAX = 65_536  # requests without rows do not fill the entry, so they have a limit of their own
@@ -29,7 +38,6 @@ _NOTES_BYTES = 1 << 20  # room for notes beyond those of one request
 _REPLY_ROOM_BYTES = 4096  # more than any answer without exceptions
 FAILURE_BYTES_MAX = 16_384  # of the payloads that fail() is given
 _BATCH_WORD = 4  # batch, in u32s
-_RUN = Struct("<III")  # link, offset, length
 _COUNTS = Struct("<16xQ16xQ16xQ24xII")  # um_intake: bytes in use of rows, waiting and immediate; batch_count, row_count
 
 
@@ -59,9 +67,13 @@ class NativeIntake:
         self._immediate_c: Any = self.cdata.immediate
         self._notes_c: Any = self.cdata.notes
         self._notes_words = ffi.cast("uint32_t *", self._notes.base)
+        self._waiting_records = ffi.cast("um_request *", self._waiting.base)
+        self._immediate_records = ffi.cast("um_request *", self._immediate.base)
+        self._out_chars = ffi.cast("char *", self._out.base)
         self._out_c: Any = ffi.new("um_arena *")
         self._out.fill(self._out_c)
         self._fields = memoryview(ffi.buffer(self.cdata))
+        self._readonly = self._rows.view.toreadonly()
         self.batch_count = self.row_count = self.used_bytes = self.immediate_count = 0  # as C has them, see refresh
         self._waiting_used = self._immediate_used = 0
         self._frozen = False  # sealed or bundled: it takes nothing
@@ -107,10 +119,8 @@ class NativeIntake:
         assert not self._frozen, "a sealed entry takes nothing"
         assert isinstance(catalog, NativeCatalog)
         assert isinstance(frames, NativeFrameTable)
-        pointer, count, rest = ffi.from_buffer(data), len(frames), self._next
-        stop = lib.um_intake_frames(
-            pointer, len(data), frames.cdata, first, count, catalog.cdata, link, self.cdata, rest
-        )
+        pointer, count, rest = _from_buffer(data), len(frames), self._next
+        stop = _um_intake_frames(pointer, len(data), frames.cdata, first, count, catalog.cdata, link, self.cdata, rest)
         self.refresh()
         return stop, rest[0]
 
@@ -134,23 +144,15 @@ class NativeIntake:
     def seal(self, group: int, index: int, term: int, stamp_ns: int, first_seq: int) -> memoryview:
         assert group == self._group
         assert not self._frozen, "an entry is sealed once"
-        body_len = self.used_bytes
-        entry = self._rows.view[: ENTRY.size + body_len]
-        ENTRY.pack_into(
-            entry, 0, 0, body_len, group, UM_ENTRY_BATCHES, self.batch_count, term, index, stamp_ns, first_seq,
-            self.row_count, 0, 0,
-        )  # fmt: skip
-        lib.um_entry_seal(ffi.cast("um_entry *", self._rows.base), self._rows.base + ENTRY.size)
-        lib.um_intake_place(self.cdata, first_seq if self._owner is None else stamp_ns)
-        self._sealed = True
-        self.cdata.frozen = self._frozen = True
-        return entry.toreadonly()
+        length = _um_intake_seal(self.cdata, group, index, term, stamp_ns, first_seq)
+        self._sealed = self._frozen = True
+        return self._readonly[:length]
 
     def bundle(self) -> tuple[Bytes, int, int]:
         assert not self._frozen, "an entry is sealed or bundled once"
         self._bundled = True
         self.cdata.frozen = self._frozen = True
-        body = self._rows.view[ENTRY.size : ENTRY.size + self.used_bytes].toreadonly()
+        body = self._readonly[ENTRY.size : ENTRY.size + self.used_bytes]
         return body, self.batch_count, self.row_count
 
     # ---- answering ----
@@ -162,7 +164,7 @@ class NativeIntake:
         else:
             first = self._held = self._hold_async(count)
         self._set_immediate(self._held * REQUEST.size)
-        return self._answer(self._immediate, first, count, ffi.NULL, ffi.NULL)
+        return self._answer(self._immediate_records, first, count, ffi.NULL, ffi.NULL)
 
     def _hold_async(self, count: int) -> int:
         """Before the seal: put the immediate requests that must wait for it (async ones with a batch) in front of
@@ -189,23 +191,23 @@ class NativeIntake:
                 lib.um_intake_place(self.cdata, applied.stamp_ns)  # type: ignore[attr-defined]
         count = self._waiting_used // REQUEST.size
         self._set_waiting(0)
-        replies = self._answer(self._waiting, 0, count, summaries, verdicts)
+        replies = self._answer(self._waiting_records, 0, count, summaries, verdicts)
         if self._bundled and self.immediate_count:  # async requests have waited too
             count, self._held = self.immediate_count, 0
             self._set_immediate(0)
-            replies += self._answer(self._immediate, 0, count, summaries, verdicts)
+            replies += self._answer(self._immediate_records, 0, count, summaries, verdicts)
         return replies
 
-    def _answer(self, requests: Arena, first: int, count: int, summaries: Any, verdicts: Any) -> list[Reply]:
-        """Answers to requests[first:count]; neighbours on one link are joined."""
+    def _answer(self, records: Any, first: int, count: int, summaries: Any, verdicts: Any) -> list[Reply]:
+        """Answers to records[first:count]; neighbours on one link are joined."""
         if first == count:
             return []
-        records, notes, spans = ffi.cast("um_request *", requests.base), self._notes_words, self._spans
+        notes, spans = self._notes_words, self._spans
         out, run_count = self._out_c, self._run_count
         replies: list[Reply] = []
         while first < count:
             out.used = 0
-            answered = lib.um_replies(
+            answered = _um_replies(
                 records, first, count, notes, summaries, verdicts, spans, out, self._runs, _RUNS_MAX, run_count
             )
             assert answered > 0, "the largest answer fits an empty buffer"
@@ -216,8 +218,8 @@ class NativeIntake:
     def _cut_runs(self, run_count: int, replies: list[Reply]) -> None:
         """Append the answers in the buffer to the replies, one piece per link."""
         if run_count == 1 and not replies:
-            link, offset, length = _RUN.unpack_from(self._runs_view)
-            replies.append(Reply(link, bytes(self._out.view[offset : offset + length])))
+            runs_c = self._runs
+            replies.append(Reply(runs_c[0], _unpack(self._out_chars + runs_c[1], runs_c[2])))
             return
         runs = self._runs_view[: 3 * run_count].tolist()
         for link, offset, length in zip(runs[::3], runs[1::3], runs[2::3], strict=True):
@@ -233,11 +235,11 @@ class NativeIntake:
         failure = ffi.new("um_failure *", fields)
         out, run_count = self._out_c, self._run_count
         replies: list[Reply] = []
-        lists = ((self._waiting, self._waiting_used), (self._immediate, self._immediate_used))
+        lists = ((self._waiting_records, self._waiting_used), (self._immediate_records, self._immediate_used))
         self._set_waiting(0)
         self._set_immediate(0)
-        for requests, used in lists:
-            records, first, count = ffi.cast("um_request *", requests.base), 0, used // REQUEST.size
+        for records, used in lists:
+            first, count = 0, used // REQUEST.size
             while first < count:
                 out.used = 0
                 failed = lib.um_fail(records, first, count, failure, self._spans, out, self._runs, _RUNS_MAX, run_count)
@@ -249,10 +251,13 @@ class NativeIntake:
 
     def clear(self) -> None:
         if self._owner is not None:
-            for requests, used in ((self._waiting, self._waiting_used), (self._immediate, self._immediate_used)):
+            for records, used in (
+                (self._waiting_records, self._waiting_used),
+                (self._immediate_records, self._immediate_used),
+            ):
                 if used:
-                    lib.um_spans_release(self._spans, ffi.cast("um_request *", requests.base), used // REQUEST.size)
-        lib.um_intake_clear(self.cdata)
+                    lib.um_spans_release(self._spans, records, used // REQUEST.size)
+        _um_intake_clear(self.cdata)
         self.batch_count = self.row_count = self.used_bytes = self.immediate_count = 0
         self._waiting_used = self._immediate_used = 0
         self._frozen = False

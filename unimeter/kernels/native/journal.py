@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from unimeter.kernels.api import Bytes, JournalScan
 from unimeter.kernels.native._um import ffi, lib
+
+# looked up once: what every request needs
+_from_buffer: Final = ffi.from_buffer
+_um_record_add: Final = lib.um_record_add
+_um_record_finish: Final = lib.um_record_finish
+_um_entry_verify: Final = lib.um_entry_verify
+_um_crc32c: Final = lib.um_crc32c
 
 _ENTRY = struct.Struct("<IIHHIQQqQIIQ")  # um_entry
 _BATCH = struct.Struct("<QQQQIIII")  # um_batch
@@ -19,11 +26,10 @@ _RECORD_BYTES = 64
 _RECORD_ALIGN = 64
 _ENTRY_BATCHES = 0
 _RECORD_ENTRIES = 0
-_HEADER = ffi.new("um_record *")
 
 
 def crc32c(data: Bytes, crc: int = 0) -> int:
-    return int(lib.um_crc32c(crc, ffi.from_buffer(data), len(data)))
+    return int(_um_crc32c(crc, _from_buffer(data), len(data)))
 
 
 def hash64(data: Bytes, seed: int = 0) -> int:
@@ -61,26 +67,31 @@ def _count_batches(body: Bytes) -> tuple[int, int]:
 
 
 def entry_verify(entry: Bytes) -> bool:
-    return bool(lib.um_entry_verify(ffi.from_buffer(entry), len(entry)))
+    return bool(_um_entry_verify(_from_buffer(entry), len(entry)))
 
 
 def record(
-    out: memoryview, entries: Sequence[Bytes], kind: int, seq: int, prev_chain: int, stamp_ns: int
+    out: memoryview,
+    entries: Sequence[Bytes],
+    kind: int,
+    seq: int,
+    prev_chain: int,
+    stamp_ns: int,
+    at: int,
+    block_bytes: int,
 ) -> tuple[int, int]:
-    at = _RECORD_BYTES
+    length = _RECORD_BYTES
     for item in entries:
-        end = at + len(item)
-        out[at:end] = item
-        at = (end + 7) & ~7
-        if at != end:
-            out[end:at] = bytes(at - end)
-    if (at + _RECORD_ALIGN - 1) & -_RECORD_ALIGN > len(out):
-        raise ValueError(f"a record of {at} bytes does not fit into {len(out)}")
-    header = _HEADER  # every other field is written by the seal
-    header.kind, header.entry_count = kind, len(entries)
-    header.seq, header.prev_chain, header.stamp_ns = seq, prev_chain, stamp_ns
-    total = lib.um_record_seal(header, ffi.from_buffer(out), at - _RECORD_BYTES)
-    return int(total), int(header.chain)
+        length += (len(item) + 7) & -8
+    length = (length + _RECORD_ALIGN - 1) & -_RECORD_ALIGN
+    if -(-(at + length) // block_bytes) * block_bytes > len(out):
+        raise ValueError(f"a record of {length} bytes does not fit into {len(out) - at}")
+    place: Any = _from_buffer(out)
+    end = at + _RECORD_BYTES
+    for item in entries:
+        end = _um_record_add(place, end, _from_buffer(item), len(item))
+    chain: int = _um_record_finish(place, at, end, kind, len(entries), seq, prev_chain, stamp_ns, block_bytes)
+    return length, chain
 
 
 def journal_verify(data: Bytes, seq: int, chain: int) -> JournalScan:

@@ -15,7 +15,7 @@ import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from struct import Struct
-from typing import Any
+from typing import Any, Final
 
 from unimeter.kernels.api import Alert, Bytes, Catalog, EventScan, Limits, Meta, Query, QuerySpec
 from unimeter.kernels.layout import (
@@ -43,6 +43,11 @@ from unimeter.kernels.native.applied import NativeApplied
 from unimeter.kernels.native.arena import ask_for_huge_pages
 from unimeter.kernels.native.job import HEAD, NativeJob
 from unimeter.kernels.native.query import begin_events, begin_query, glance
+
+# looked up once: what every entry needs
+_from_buffer: Final = ffi.from_buffer
+_um_apply: Final = lib.um_apply
+_um_state_ahead: Final = lib.um_state_ahead
 
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
 _IMAGE_HEAD = Struct("<16x17Q")  # used bytes per region, see checkpoint.c
@@ -140,14 +145,14 @@ class NativeGroupState:
         if kind == UM_ENTRY_LIMITS and body_len >= LIMITS.size:
             self._reserve(decode_limits(memoryview(entry)[ENTRY.size : ENTRY.size + LIMITS.size]))
         catalog_c: Any = catalog.cdata  # type: ignore[attr-defined]  # only native catalogs come here
-        lib.um_apply(self.cdata, catalog_c, ffi.from_buffer(entry), self._summaries, self._verdicts, self._applied)
+        _um_apply(self.cdata, catalog_c, _from_buffer(entry), self._summaries, self._verdicts, self._applied)
         return NativeApplied(
             APPLIED.unpack_from(self._applied_view), self._summaries, self._summaries_view, self._verdicts
         )
 
     def ahead(self) -> list[tuple[int, int]]:
         self._assert_idle()
-        count = lib.um_state_ahead(self.cdata, self._stretches)
+        count = _um_state_ahead(self.cdata, self._stretches)
         return [(self._stretches[n].address, self._stretches[n].bytes) for n in range(count)] if count else []
 
     def begin(self, catalog: Catalog, entries: Sequence[Bytes]) -> NativeJob:

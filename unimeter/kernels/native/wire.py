@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
-from unimeter.kernels.api import Bytes, Frame
+from unimeter.kernels.api import Bytes
+from unimeter.kernels.frame import Frame
 from unimeter.kernels.layout import FRAME, METRIC, SCAN, UM_METRICS_MAX, UM_NONE
 from unimeter.kernels.native._um import ffi, lib
 from unimeter.kernels.native.arena import Arena
 
-_unzeroed = ffi.new_allocator(should_clear_after_alloc=False)
+# looked up once: what every request needs
+_from_buffer: Final = ffi.from_buffer
+_um_frames: Final = lib.um_frames
+_um_v2_head: Final = lib.um_v2_head
+_unzeroed: Final = ffi.new_allocator(should_clear_after_alloc=False)
 _FRAMES_FIRST = 512  # a table is made for so many frames, and again for the worst case if they were not enough
+_REQUEST_BYTES_MIN = 16  # a v1 header
 _SCAN = ffi.typeof("um_scan *")
-_FRAMES = ffi.typeof("um_frame[]")
+_NOT_PLAIN = 2**64 - 1  # of um_frames
+_FRAMES: Final = ffi.typeof("um_frame[]")
+_HEAD_BYTES = 32
+_head_out: Final = ffi.new("uint8_t[]", _HEAD_BYTES)
+_head: Final = ffi.buffer(_head_out)
 
 
 class NativeFrameTable:
@@ -49,13 +59,19 @@ class NativeFrameTable:
 
 
 def frame_scan(data: Bytes, payload_max: int) -> NativeFrameTable:
-    size, scan = len(data), _unzeroed(_SCAN)
-    frames = _unzeroed(_FRAMES, _FRAMES_FIRST)
-    lib.um_frame_scan(ffi.from_buffer(data), size, payload_max, frames, _FRAMES_FIRST, scan)
-    table = NativeFrameTable(frames, *SCAN.unpack(ffi.buffer(scan)))
-    if len(table) < _FRAMES_FIRST:
-        return table  # nearly always
-    return _scan(lib.um_frame_scan, (payload_max,), data, 16)
+    size = len(data)
+    room = min(size // _REQUEST_BYTES_MIN + 2, _FRAMES_FIRST)
+    frames = _unzeroed(_FRAMES, room)
+    found: int = _um_frames(_from_buffer(data), size, payload_max, frames, room)
+    if found != _NOT_PLAIN:
+        return NativeFrameTable(frames, found >> 32, found & 0xFFFFFFFF, 0, 0, 0)  # nearly always
+    return _scan(lib.um_frame_scan, (payload_max,), data, _REQUEST_BYTES_MIN)
+
+
+def v2_head(type_: int, status: int, request_id: int, payload: Bytes) -> bytes:
+    _um_v2_head(_head_out, type_, status, request_id, _from_buffer(payload), len(payload))
+    head: bytes = _head[:]
+    return head
 
 
 def response_scan(data: Bytes, protocol: int, payload_max: int) -> NativeFrameTable:

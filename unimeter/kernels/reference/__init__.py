@@ -47,6 +47,9 @@ class ReferenceKernels:
     def frame_scan(self, data: Bytes, payload_max: int) -> FrameTable:
         return frames.frame_scan(data, payload_max)
 
+    def v2_head(self, type_: int, status: int, request_id: int, payload: Bytes) -> bytes:
+        return frames.v2_head(type_, status, request_id, payload)
+
     def response_scan(self, data: Bytes, protocol: int, payload_max: int) -> FrameTable:
         return frames.response_scan(data, protocol, payload_max)
 
@@ -69,9 +72,17 @@ class ReferenceKernels:
         return journal.entry_verify(entry)
 
     def record(
-        self, out: memoryview, entries: Sequence[Bytes], kind: int, seq: int, prev_chain: int, stamp_ns: int
+        self,
+        out: memoryview,
+        entries: Sequence[Bytes],
+        kind: int,
+        seq: int,
+        prev_chain: int,
+        stamp_ns: int,
+        at: int = 0,
+        block_bytes: int = 1,
     ) -> tuple[int, int]:
-        return journal.seal_record(out, entries, kind, seq, prev_chain, stamp_ns)
+        return journal.seal_record(out, entries, kind, seq, prev_chain, stamp_ns, at, block_bytes)
 
     def journal_verify(self, data: Bytes, seq: int, chain: int) -> JournalScan:
         return journal.journal_verify(data, seq, chain)

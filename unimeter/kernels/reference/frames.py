@@ -14,7 +14,9 @@ from __future__ import annotations
 import struct
 
 from unimeter.kernels import layout as lay
-from unimeter.kernels.api import Bytes, Frame
+from unimeter.kernels.api import Bytes
+from unimeter.kernels.frame import Frame
+from unimeter.kernels.protocol import V2_HEADER, V2_MAGIC, V2_VERSION
 from unimeter.kernels.reference.checksum import crc32c
 
 MAGIC_V1 = 0xC0FFEE01
@@ -128,3 +130,10 @@ def frame_scan(data: Bytes, payload_max: int) -> ReferenceFrameTable:
 def response_scan(data: Bytes, protocol: int, payload_max: int) -> ReferenceFrameTable:
     """Response frames of one protocol, as a client receives them."""
     return _scan(data, payload_max, "v1" if protocol == 1 else "v2")
+
+
+def v2_head(type_: int, status: int, request_id: int, payload: Bytes) -> bytes:
+    """See api.Kernels.v2_head."""
+    crc = crc32c(payload)
+    head = V2_HEADER.pack(V2_MAGIC, V2_VERSION, type_, status, 0, len(payload), request_id, 0, 0, crc, 0)
+    return bytes(head[:-4] + crc32c(head[:-4]).to_bytes(4, "little"))

@@ -12,7 +12,8 @@ Malformed requests never reach the log: what the log holds, apply can take.
 from __future__ import annotations
 
 from unimeter.kernels import layout as lay
-from unimeter.kernels.api import Applied, Bytes, Catalog, Frame, FrameTable, Reply
+from unimeter.kernels.api import Applied, Bytes, Catalog, FrameTable
+from unimeter.kernels.frame import Frame, Reply
 from unimeter.kernels.layout import EntryHead
 from unimeter.kernels.reference import journal
 from unimeter.kernels.reference.apply import ReferenceApplied

@@ -129,9 +129,16 @@ def batches(entry: Bytes) -> Iterator[tuple[BatchHead, list[rows.RowView]]]:
 
 
 def seal_record(
-    out: memoryview, entries: Sequence[Bytes], kind: int, seq: int, prev_chain: int, stamp_ns: int
+    out: memoryview,
+    entries: Sequence[Bytes],
+    kind: int,
+    seq: int,
+    prev_chain: int,
+    stamp_ns: int,
+    at: int,
+    block_bytes: int,
 ) -> tuple[int, int]:
-    """Build a record at out[0:]. Returns (total length including padding, chain)."""
+    """See api.Kernels.record."""
     body = b"".join(bytes(entry) + bytes(-len(entry) % 8) for entry in entries)
     body_crc = crc32c(body)
     chain = hash64(_CHAIN.pack(prev_chain, seq, body_crc, len(body)))
@@ -151,7 +158,11 @@ def seal_record(
     head = head._replace(header_crc=crc32c(lay.RECORD.pack(*head)[8:]))
     record = lay.RECORD.pack(*head) + body
     record += bytes(-len(record) % lay.UM_RECORD_ALIGN)
-    memoryview(out).cast("B")[: len(record)] = record
+    blank = bytes(-(at + len(record)) % block_bytes)
+    end = at + len(record) + len(blank)
+    if end > len(out):
+        raise ValueError(f"a record of {len(record)} bytes does not fit into {len(out) - at}")
+    memoryview(out).cast("B")[at:end] = record + blank
     return len(record), chain
 
 

@@ -16,7 +16,8 @@ import struct
 from collections.abc import Iterable
 
 from unimeter.kernels import layout as lay
-from unimeter.kernels.api import Reply, Summary
+from unimeter.kernels.api import Summary
+from unimeter.kernels.frame import Reply
 from unimeter.kernels.reference.apply import ReferenceApplied
 from unimeter.kernels.reference.checksum import crc32c
 from unimeter.kernels.reference.frames import MAGIC_V2

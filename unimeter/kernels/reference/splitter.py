@@ -28,7 +28,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from unimeter.kernels import layout as lay
-from unimeter.kernels.api import Bytes, Catalog, Frame, FrameTable, Intake
+from unimeter.kernels.api import Bytes, Catalog, FrameTable, Intake
+from unimeter.kernels.frame import Frame
 from unimeter.kernels.reference import rows
 from unimeter.kernels.reference.catalog import own
 from unimeter.kernels.reference.checksum import hash64
