@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.common import RESULTS, Figures
+from bench.nodes import DEFAULT
 
 PLOTS = RESULTS / "plots"
 SIZE_INCHES = (7.5, 4.5)
@@ -69,7 +70,8 @@ def cost_nodes(results: Figures, axes: Any) -> None:
     for key, marker in (("nodes", "-"), ("nodes_v2", "--")):
         if "figures" not in results.get(key, {}):
             continue
-        points, words = results[key]["figures"]["points"], f"v{results[key]['settings']['protocol']}"
+        points = [p for p in results[key]["figures"]["points"] if p["groups"] == DEFAULT]
+        words = f"v{results[key]['settings']['protocol']}"
         counts = [p["nodes"] for p in points]
         axes.plot(counts, [p["batch_sync"]["server_ns"] for p in points], "o" + marker, label=f"{words}: CPU per event")
         other.plot(

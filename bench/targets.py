@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.common import Figures, rate, us
+from bench.nodes import DEFAULT
+from unimeter.config import GROUPS_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,17 @@ def seconds(number: float) -> str:
     return f"{number:.1f} s"
 
 
-def of_nodes(count: int, phase: str, key: str = "per_s") -> Callable[[Figures], float]:
-    def read(figures: Figures) -> float:
-        point = next(point for point in figures["points"] if point["nodes"] == count)
-        return float(point[phase][key])
-
-    return read
+def point_of(figures: Figures, count: int, groups: int) -> Figures:
+    found: Figures = next(p for p in figures["points"] if (p["nodes"], p["groups"]) == (count, groups))
+    return found
 
 
-def durable_over_raw(count: int) -> Callable[[Figures], float]:
-    return lambda figures: float(next(p for p in figures["points"] if p["nodes"] == count)["durable_over_raw_p50"])
+def of_nodes(count: int, phase: str, key: str = "per_s", groups: int = DEFAULT) -> Callable[[Figures], float]:
+    return lambda figures: float(point_of(figures, count, groups)[phase][key])
+
+
+def durable_over_raw(count: int, groups: int) -> Callable[[Figures], float]:
+    return lambda figures: float(point_of(figures, count, groups)["durable_over_raw_p50"])
 
 
 def floor_ratio(figures: Figures, protocol: int) -> float:
@@ -52,34 +55,23 @@ def floor_ratio(figures: Figures, protocol: int) -> float:
 
 
 def rates(question: str, version: str) -> list[Target]:
-    return [
-        Target(
-            f"1 node, batch 500, 8 workers, async, {version}", question, 4.0e6, True, of_nodes(1, "batch_async"), rate
-        ),
-        Target(
-            f"1 node, batch 500, 8 workers, sync, {version}", question, 3.0e6, True, of_nodes(1, "batch_sync"), rate
-        ),
-        Target(f"3 nodes here, batch 500, async, {version}", question, 2.0e6, True, of_nodes(3, "batch_async"), rate),
-        Target(f"3 nodes here, batch 500, sync, {version}", question, 1.7e6, True, of_nodes(3, "batch_sync"), rate),
-        Target(
-            f"1 node, batch 1, 64 workers, 1 connection, async, {version}",
-            question,
-            266e3,
-            True,
-            of_nodes(1, "single_async"),
-            rate,
-        ),
-        Target(
-            f"1 node, batch 1, 64 workers, 1 connection, sync, {version}",
-            question,
-            100e3,
-            True,
-            of_nodes(1, "single_sync"),
-            rate,
-        ),
-        Target(f"3 nodes here, the same, async, {version}", question, 100e3, True, of_nodes(3, "single_async"), rate),
-        Target(f"3 nodes here, the same, sync, {version}", question, 50e3, True, of_nodes(3, "single_sync"), rate),
+    def target(what: str, aim: float, nodes: int, phase: str, groups: int = DEFAULT) -> Target:
+        return Target(f"{what}, {version}", question, aim, True, of_nodes(nodes, phase, groups=groups), rate)
+
+    made = [
+        target("1 node, batch 500, 8 workers, async", 4.0e6, 1, "batch_async"),
+        target("1 node, batch 500, 8 workers, sync", 3.0e6, 1, "batch_sync"),
+        target("1 node, batch 1, 64 workers, 1 connection, async", 266e3, 1, "single_async"),
+        target("1 node, batch 1, 64 workers, 1 connection, sync", 100e3, 1, "single_sync"),
     ]
+    for groups, words in ((1, "3 nodes here, 1 group"), (DEFAULT, f"3 nodes here, {GROUPS_DEFAULT} groups")):
+        made += [
+            target(f"{words}, batch 500, async", 2.0e6, 3, "batch_async", groups),
+            target(f"{words}, batch 500, sync", 1.7e6, 3, "batch_sync", groups),
+            target(f"{words}, batch 1, async", 100e3, 3, "single_async", groups),
+            target(f"{words}, batch 1, sync", 50e3, 3, "single_sync", groups),
+        ]
+    return made
 
 
 TARGETS = [
@@ -87,7 +79,8 @@ TARGETS = [
     *rates("nodes_v2", "v2"),
     Target("single durable write, 1 node, p50 / (raw write + echo)", "latency", 1.15, False, lambda f: f["durable_over_raw_p50"], times, 1.0),
     Target("single durable write, 1 node, p99 / (raw write + echo)", "latency", 1.5, False, lambda f: f["durable_over_raw_p99"], times, 1.0),
-    Target("single durable write, 3 nodes, p50 / (raw write + 2 echoes)", "nodes", 1.3, False, durable_over_raw(3), times, 1.0),
+    Target("single durable write, 3 nodes, 1 group, p50 / (raw write + 2 echoes)", "nodes", 1.3, False, durable_over_raw(3, 1), times, 1.0),
+    Target(f"single durable write, 3 nodes, {GROUPS_DEFAULT} groups, p50 / (raw write + 2 echoes)", "nodes", 1.3, False, durable_over_raw(3, DEFAULT), times, 1.0),
     Target("query, idle, p50 / echo", "latency", 1.2, False, lambda f: f["query_over_echo_p50"], times, 1.0),
     Target("query under full ingest, p50", "nodes", 1e6, False, of_nodes(1, "query_under_ingest", "p50_ns"), us),
     Target("node CPU per event / the floor's, batch 500 async, v1", "floor", 1.5, False, lambda f: floor_ratio(f, 1), times, 1.0),

@@ -194,7 +194,9 @@ def test_reads_do_not_wait_for_a_create(bench: Bench, harness: RealHarness) -> N
     create = bench.submit(Create, "large", 64 << 20)
     reads = [bench.submit(Read, "a", 0, BLOCK) for _ in range(3)]
     done = [completion.op for completion in harness.run_until_idle()]
-    assert done[0] == reads[0], "it was asked for behind the create; the others may wait for a disk that is busy with it"
+    assert done[0] == reads[0], (
+        "it was asked for behind the create; the others may wait for a disk that is busy with it"
+    )
     assert sorted(done) == [create, *reads] and [op for op in done if op != create] == reads
 
 

@@ -52,6 +52,7 @@ WANTED = (
     "unimeter/io/driver.py",
     "unimeter/io/framer.py",
     "unimeter/io/real/clock.py",
+    "unimeter/io/real/connection.py",
     "unimeter/io/real/disk.py",
     "unimeter/io/real/network.py",
     "unimeter/kernels/frame.py",

@@ -275,8 +275,10 @@ class Serving:
 
     def glance(self, data: bytes) -> bytes | None:
         """Answer a lone read, if its group can be read as it is now."""
-        account = int.from_bytes(data[wire.V1_REQUEST_HEADER.size : wire.V1_REQUEST_HEADER.size + 8], "little")
-        number = self.service.group_of(account)
+        number = 0
+        if len(self.groups) > 1:
+            account = int.from_bytes(data[wire.V1_REQUEST_HEADER.size : wire.V1_REQUEST_HEADER.size + 8], "little")
+            number = self.service.group_of(account)
         if not self.reads[number].at_once():
             return None
         group = self.groups[number]

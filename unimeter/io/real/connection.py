@@ -17,15 +17,18 @@ if TYPE_CHECKING:
     from unimeter.io.real.network import RealNetwork
 
 
-class Connection(asyncio.BufferedProtocol):
-    """A connection from a client, and what all connections have in common."""
+class Connection:
+    """A connection from a client, and what all connections have in common. An asyncio.BufferedProtocol by what it does; not
+    by inheritance, so that it can be compiled: the event loop, uvloop, asks for no more."""
 
-    __slots__ = ("closing", "ended", "linger", "link", "network", "outbox", "outbox_bytes", "transport")
-    inner = False  # between nodes
-    dialled = 0  # the ref of the Dial that made it; 0: the other side connected
+    __slots__ = (
+        "closing", "dialled", "ended", "inner", "linger", "link", "network", "outbox", "outbox_bytes", "transport",
+    )  # fmt: skip
 
-    def __init__(self, network: RealNetwork) -> None:
+    def __init__(self, network: RealNetwork, inner: bool = False, dialled: int = 0) -> None:
         self.network = network
+        self.inner = inner  # between nodes
+        self.dialled = dialled  # the ref of the Dial that made it; 0: the other side connected
         self.link = 0  # 0: refused, the driver never heard of it
         self.closing = False  # we are closing: what still comes is thrown away
         self.ended = False  # the peer sends nothing more
@@ -80,12 +83,8 @@ class Connection(asyncio.BufferedProtocol):
 class PeerConnection(Connection):
     """A connection between nodes, whichever of the two made it."""
 
-    __slots__ = ("dialled",)
-    inner = True
-
     def __init__(self, network: RealNetwork, dialled: int = 0) -> None:
-        super().__init__(network)
-        self.dialled = dialled
+        super().__init__(network, True, dialled)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         with suppress(OSError):  # it may be gone already, which the transport is about to notice
@@ -111,3 +110,8 @@ class PeerConnection(Connection):
         assert self.transport is not None
         self.transport.abort()  # what is unsent has nobody to read it
         return False
+
+
+def as_protocol(connection: Connection) -> asyncio.BufferedProtocol:
+    """As asyncio's types have it."""
+    return cast(asyncio.BufferedProtocol, connection)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from unimeter.io.real.address import Address
-from unimeter.io.real.connection import Connection
+from unimeter.io.real.connection import Connection, as_protocol
 
 DIAL_SECONDS_MAX = 2.0
 
@@ -38,7 +38,7 @@ class Dialer:
         with suppress(OSError, ValueError):  # nobody there, too late (TimeoutError), or no address at all
             target = Address.parse(address)
             async with asyncio.timeout(DIAL_SECONDS_MAX):
-                await self._loop.create_connection(lambda: connection, target.host, target.port)
+                await self._loop.create_connection(lambda: as_protocol(connection), target.host, target.port)
         if not connection.link:
             self._failed(ref)
 

@@ -35,7 +35,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from unimeter.config import BLOCK_BYTES
 from unimeter.core.effects import Apply, Create, Delete, Read, Touch, Write
@@ -49,6 +49,12 @@ WRITE_SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.
 
 LONE_SLOW_SECONDS = 0.001  # a lone write that takes longer ...
 LONE_PAUSE_WRITES = 1000  # ... leaves so many journal writes to the lane
+
+# looked up once: what every write needs
+_LANE_JOURNAL: Final[int] = lib.UM_SYS_LANE_JOURNAL
+_WRITE: Final[int] = lib.UM_SYS_WRITE
+_from_buffer: Final = ffi.from_buffer
+_do_now: Final = lib.um_sys_do_now
 
 _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -221,7 +227,7 @@ class RealDisk:
             self._on_done(ApplyDone(op))
 
     def _start_write(self, lane: int, effect: Write) -> None:
-        self._start(lane, lib.UM_SYS_WRITE, effect, effect.offset, ffi.from_buffer(effect.data), len(effect.data))
+        self._start(lane, _WRITE, effect, effect.offset, _from_buffer(effect.data), len(effect.data))
 
     def _write_journal(self, effect: Write) -> None:
         self._journal_writes += 1
@@ -232,9 +238,9 @@ class RealDisk:
             return
         if self._lone is not None:  # it is not alone any more
             before, self._lone = self._lone, None
-            self._start_write(lib.UM_SYS_LANE_JOURNAL, before)
+            self._start_write(_LANE_JOURNAL, before)
         self._pause_writes = max(0, self._pause_writes - 1)
-        self._start_write(lib.UM_SYS_LANE_JOURNAL, effect)
+        self._start_write(_LANE_JOURNAL, effect)
 
     def _do_lone(self) -> None:
         if self._lone is not None:
@@ -245,9 +251,9 @@ class RealDisk:
         assert self._on_done is not None and effect is not None
         del self._pending[effect.op]
         name, done = encoded_name(effect.file), self._done_now
-        memory: Any = ffi.from_buffer(effect.data)
-        idle = lib.um_sys_do_now(
-            self._disk, lib.UM_SYS_LANE_JOURNAL, lib.UM_SYS_WRITE, effect.op, name, effect.offset, memory,
+        memory: Any = _from_buffer(effect.data)
+        idle = _do_now(
+            self._disk, _LANE_JOURNAL, _WRITE, effect.op, name, effect.offset, memory,
             len(effect.data), done,
         )  # fmt: skip
         assert idle, "no journal write is under way"

@@ -34,7 +34,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from unimeter.config import MIB, NodeConfig
-from unimeter.io.real.connection import Connection, PeerConnection
+from unimeter.io.real.connection import Connection, PeerConnection, as_protocol
 from unimeter.io.real.dialer import Dialer
 from unimeter.kernels.api import Bytes
 
@@ -246,12 +246,14 @@ class RealNetwork:
 
     async def listen(self, bound: socket.socket) -> None:
         """Take clients in."""
-        self._server = await self._loop.create_server(lambda: Connection(self), sock=bound, backlog=LISTEN_BACKLOG)
+        self._server = await self._loop.create_server(
+            lambda: as_protocol(Connection(self)), sock=bound, backlog=LISTEN_BACKLOG
+        )
 
     async def listen_peers(self, bound: socket.socket) -> None:
         """Take other nodes in."""
         self._peer_server = await self._loop.create_server(
-            lambda: PeerConnection(self), sock=bound, backlog=LISTEN_BACKLOG
+            lambda: as_protocol(PeerConnection(self)), sock=bound, backlog=LISTEN_BACKLOG
         )
 
     def stop_listening(self) -> None:

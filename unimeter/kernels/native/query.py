@@ -9,7 +9,7 @@ memory. One that must scan the journal keeps its workspace until its rows are re
 from __future__ import annotations
 
 import struct
-from typing import Any
+from typing import Any, Final
 
 from unimeter.kernels.api import ROWS_END, Bytes, Catalog, Event, QuerySpec, Row, TooManyGroups
 from unimeter.kernels.layout import (
@@ -142,8 +142,10 @@ def begin_query(
     return NativeAnswer(rows, end_seq)
 
 
-_glance_out: Any = ffi.new("uint8_t[]", UM_GLANCE_BYTES)
-_glance_answer = ffi.buffer(_glance_out)
+_from_buffer: Final = ffi.from_buffer
+_um_glance: Final = lib.um_glance
+_glance_out: Final = ffi.new("uint8_t[]", UM_GLANCE_BYTES)
+_glance_answer: Final = ffi.buffer(_glance_out)
 
 
 def glance(state_cdata: Any, newest: Catalog, catalog: Catalog, data: Bytes) -> bytes | None:
@@ -151,9 +153,7 @@ def glance(state_cdata: Any, newest: Catalog, catalog: Catalog, data: Bytes) -> 
     workspace = _pool[-1] if _pool else _Workspace()
     newest_c: Any = newest.cdata  # type: ignore[attr-defined]  # only native catalogs come here
     catalog_c: Any = catalog.cdata  # type: ignore[attr-defined]
-    used = lib.um_glance(
-        state_cdata, newest_c, catalog_c, ffi.from_buffer(data), len(data), workspace.scratch, _glance_out
-    )
+    used = _um_glance(state_cdata, newest_c, catalog_c, _from_buffer(data), len(data), workspace.scratch, _glance_out)
     if not _pool:
         _pool.append(workspace)
     return _glance_answer[:] if used else None
