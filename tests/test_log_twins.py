@@ -6,12 +6,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_twins import examples, roomy
 from tests.twin_strategies import BASE, HOUR, I64_MAX, Event, Request, v2_batch, v2_frame
-from tests.twins import NATIVE, REFERENCE, Twins, same
+from tests.twins import NATIVE, REFERENCE, Twins, both, same
 from unimeter.kernels import layout as lay
 from unimeter.kernels.api import QuerySpec
 
@@ -157,3 +157,47 @@ def test_a_flip_back_restores_the_state() -> None:
         state.flip(lay.UM_R_META, 5, 3)
         state.flip(lay.UM_R_META, 5, 3)
     assert same([state.digest() for state in group.twins.states]) == before[0]
+
+
+# ---- what is put together by one call ----
+
+
+@given(
+    st.lists(st.binary(max_size=90), max_size=4),
+    st.integers(0, 40).map(lambda n: 64 * n),
+    st.sampled_from([1, 64, 512, 4096]),
+    st.integers(-1, 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_records_are_built_anywhere_with_zeroes_behind_them(
+    bodies: list[bytes], at: int, block: int, spare: int
+) -> None:
+    """Into memory that is full of something else; what is around them stays. Nothing is written where there is no room."""
+    kernels = both()
+    entries = [kernels[NATIVE].entry(lay.UM_ENTRY_CATALOG, 3, n + 1, 2, BASE + n, 1, b) for n, b in enumerate(bodies)]
+    length = -(-(lay.RECORD.size + sum(-(-len(entry) // 8) * 8 for entry in entries)) // 64) * 64
+    end = -(-(at + length) // block) * block
+
+    def record(twin: int) -> object:
+        out = bytearray(b"\xa5" * (end + spare))
+        try:
+            said = kernels[twin].record(memoryview(out), entries, lay.UM_RECORD_ENTRIES, 7, 5, BASE, at, block)
+        except ValueError:
+            assert out == b"\xa5" * len(out)
+            return None
+        assert out[:at] == b"\xa5" * at and out[end:] == b"\xa5" * spare
+        assert out[at + length : end] == bytes(end - at - length)
+        return said, bytes(out[at : at + length])
+
+    made = same([record(NATIVE), record(REFERENCE)])
+    assert (made is None) == (spare < 0)
+    if made is not None:
+        assert same([[bytes(e) for e in k.record_entries(made[1])] for k in kernels]) == entries
+
+
+@given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**32 - 1), st.binary(max_size=200))
+@settings(max_examples=40, deadline=None)
+def test_v2_heads_are_equal(kind: int, status: int, request_id: int, payload: bytes) -> None:
+    head = same([k.v2_head(kind, status, request_id, payload) for k in both()])
+    frame = same([k.response_scan(head + payload, 2, 1000)[0] for k in both()])
+    assert (frame.type, frame.status, frame.request_id, frame.payload_len) == (kind, status, request_id, len(payload))

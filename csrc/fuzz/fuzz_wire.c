@@ -132,8 +132,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         assert(scan.consumed <= len);
     }
     if (data[0] & 1) repair_v2(bytes, len);
-    um_frame_scan(bytes, len, PAYLOAD_MAX, frames, sizeof frames / sizeof *frames, &scan);
+    const uint32_t room = sizeof frames / sizeof *frames;
+    const uint64_t plain = um_frames(bytes, len, PAYLOAD_MAX, frames, room);
+    um_frame_scan(bytes, len, PAYLOAD_MAX, frames, room, &scan);
     assert(scan.consumed <= len);
+    assert(plain == (scan.error || scan.count == room ? UINT64_MAX : scan.consumed << 32 | scan.count));
     give_exact_rows(frames, scan.count);
     for (uint32_t next = 0; next < scan.count;) {
         uint32_t stop = um_intake_frames(bytes, len, frames, next, scan.count, catalog, next, &intake, &next);

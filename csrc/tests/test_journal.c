@@ -294,6 +294,34 @@ static void noise_is_never_a_record_and_never_a_crash(void) {
     free(j.data);
 }
 
+/* at odd places of a block, into memory that is full of something else */
+static void a_record_from_its_parts_is_the_same_with_zeroes_behind_it(void) {
+    enum { BLOCK = 4096, ROOM = 3 * BLOCK };
+    for (uint64_t begin = 0; begin < BLOCK; begin += 448) {
+        _Alignas(64) uint8_t out[ROOM], plain[ROOM], entry[512];
+        memset(out, 0xA5, sizeof out);
+        memset(plain, 0, sizeof plain);
+        um_record header = {.kind = UM_RECORD_ENTRIES, .entry_count = 3, .seq = 8, .prev_chain = 99, .stamp_ns = 5};
+        uint64_t end = begin + sizeof header, body = 0;
+        for (uint32_t i = 0; i < 3; i++) {
+            uint64_t len = put_entry(entry, 1 + i) - i;      /* a length that needs padding */
+            memcpy(plain + sizeof header + body, entry, len);
+            body += um__align(len, 8);
+            uint8_t *copy = exactly(entry, len);
+            end = um_record_add(out, end, copy, len);
+            free(copy);
+            assert(end == begin + sizeof header + body);
+        }
+        uint64_t total = um_record_seal(&header, plain, body);
+        assert(um_record_finish(out, begin, end, UM_RECORD_ENTRIES, 3, 8, 99, 5, BLOCK) == header.chain);
+        assert(memcmp(out + begin, plain, total) == 0);
+        uint64_t past = um__align(begin + total, BLOCK);
+        for (uint64_t at = 0; at < begin; at++) assert(out[at] == 0xA5);
+        for (uint64_t at = begin + total; at < past; at++) assert(out[at] == 0);
+        for (uint64_t at = past; at < sizeof out; at++) assert(out[at] == 0xA5);
+    }
+}
+
 int main(void) {
     crc_is_the_bitwise_definition_at_every_length_and_alignment();
     hash_of_two_words_is_the_hash_of_their_bytes();
@@ -302,6 +330,7 @@ int main(void) {
     a_whole_journal_verifies_and_a_cut_one_asks_for_more();
     a_flipped_bit_is_found_and_later_records_tell_rot_from_a_torn_tail();
     a_record_of_another_place_is_bad();
+    a_record_from_its_parts_is_the_same_with_zeroes_behind_it();
     a_record_whose_entries_do_not_tile_it_is_bad();
     noise_is_never_a_record_and_never_a_crash();
     puts("test_journal: ok");
