@@ -15,6 +15,7 @@ import pytest
 from tests.disk_conformance import BLOCK, Bench, Completion, DiskConformance, block
 from unimeter.core.effects import Create, Delete, Read, Write
 from unimeter.core.inputs import DiskError, FileInfo, ReadDone, WriteDone
+from unimeter.io.real import disk
 from unimeter.io.real import disk as real_disk
 from unimeter.io.real._sysio import ffi, lib
 from unimeter.io.real.disk import DataDirectoryError, DataDirectoryLocked, RealDisk
@@ -189,15 +190,39 @@ def test_full_disk_is_no_space_and_leaves_nothing_behind_and_ends(tiny_directory
         harness.loop.close()
 
 
-def test_reads_do_not_wait_for_a_create(bench: Bench, harness: RealHarness) -> None:
+def test_reads_do_not_wait_for_the_bulk_lane(bench: Bench, harness: RealHarness) -> None:
+    """It has a write to do that takes a hundred times as long as these reads."""
+    large = bytes(64 << 20)
     bench.ok(Create, "a", BLOCK)
-    create = bench.submit(Create, "large", 64 << 20)
+    bench.ok(Create, "large", len(large))
+    write = bench.submit(Write, "large", 0, large, bulk=True)
     reads = [bench.submit(Read, "a", 0, BLOCK) for _ in range(3)]
-    done = [completion.op for completion in harness.run_until_idle()]
-    assert done[0] == reads[0], (
-        "it was asked for behind the create; the others may wait for a disk that is busy with it"
-    )
-    assert sorted(done) == [create, *reads] and [op for op in done if op != create] == reads
+    assert [completion.op for completion in harness.run_until_idle()] == [*reads, write]
+
+
+def test_lone_writes_are_the_lanes_from_a_slow_write_until_many_were_quick(
+    bench: Bench, harness: RealHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is slow is said here, and not by the disk."""
+    bench.ok(Create, "a", BLOCK)
+    assert harness.disk is not None
+    figures = harness.disk.figures
+
+    def at_once(count: int, slow: bool) -> int:
+        """How many of so many lone writes were done in the loop's own thread."""
+        monkeypatch.setattr(disk, "LONE_SLOW_SECONDS", -1 if slow else 1e6)
+        before = figures.lone_writes
+        for _ in range(count):
+            bench.ok(Write, "a", 0, block(1), lone=True)
+        return figures.lone_writes - before
+
+    assert at_once(5, slow=False) == 5
+    assert at_once(1, slow=True) == 1, "that it is slow is not known before"
+    assert at_once(10, slow=True) == 0
+    assert at_once(disk.LONE_PAUSE_WRITES - 1, slow=False) == 0
+    assert at_once(1, slow=True) == 0, "it begins anew"
+    assert at_once(disk.LONE_PAUSE_WRITES, slow=False) == 0
+    assert at_once(3, slow=False) == 3
 
 
 def test_more_operations_than_the_ring_holds_wait_their_turn(bench: Bench, harness: RealHarness) -> None:

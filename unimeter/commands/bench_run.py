@@ -244,14 +244,19 @@ def probe_disk(directory: Path, count: int) -> Raw:
 
 def probe_echo(raw: Raw, seconds: float, warmup_s: float) -> load.Latencies:
     """Round trips of one event's bytes to a bare uvloop server: one worker. Fills in the raw figures."""
-    with echo_server() as port:
+    found = echoes(None, seconds, warmup_s)
+    raw.echo_p50_ns, raw.echo_p99_ns = found.percentile_ns(50), found.percentile_ns(99)
+    return found
+
+
+def echoes(path: Path | None, seconds: float, warmup_s: float) -> load.Latencies:
+    """Round trips of one event's bytes to a bare uvloop server, which writes them to that file first, synced."""
+    with echo_server(path) as port:
         plan = Plan(
             "127.0.0.1", port, kind=load.ECHO, workers=1, echo_bytes=SINGLE_EVENT_BYTES,
             duration_s=seconds, warmup_s=warmup_s,
         )  # fmt: skip
-        report = load.run(plan)
-    raw.echo_p50_ns, raw.echo_p99_ns = report.query.percentile_ns(50), report.query.percentile_ns(99)
-    return report.query
+        return load.run(plan).query
 
 
 def probe_writes(path: Path, count: int) -> tuple[bool, list[int]]:

@@ -127,6 +127,11 @@ GROUP_FIGURES = {
 DISK_FIGURES = {
     "writes": ("counter", "unimeter_disk_writes", "Durable writes completed."),
     "write_bytes": ("counter", "unimeter_disk_written_bytes", "Bytes written durably."),
+    "lone_writes": (
+        "counter",
+        "unimeter_disk_lone_writes",
+        "Short journal writes done at once, without another thread.",
+    ),
     "reads": ("counter", "unimeter_disk_reads", "Reads completed."),
     "read_bytes": ("counter", "unimeter_disk_read_bytes", "Bytes read."),
     "creates": ("counter", "unimeter_disk_files_created", "Files created."),

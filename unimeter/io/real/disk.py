@@ -11,8 +11,8 @@ read waits until those reads are done: a read that was accepted is answered with
 
 A lone write (Write.lone: short, and nothing else waits) on an idle journal lane is done in the event loop's own thread at the
 end of its turn, once what the turn had to send has left: waking the lane and being woken by it costs as much as half
-a write to a fast disk. While the disk is slow (a write took longer than LONE_SLOW_SECONDS) the lanes do everything, so that
-a disk that hangs does not stop answers and heartbeats.
+a write to a fast disk. While the disk is slow the lanes do everything, so that a disk that hangs does not stop answers and
+heartbeats: from a journal write that took longer than LONE_SLOW_SECONDS until LONE_PAUSE_WRITES in a row were quick.
 
 Memory: the data of a Write, and the buffer of a Read, are held here until the completion has been taken, and let go
 before anybody is told. That order matters: an exception raised further up keeps this frame alive through its
@@ -47,8 +47,8 @@ NOT_OURS = frozenset({LOCK_NAME, "lost+found"})  # names at the top of a data di
 DRAIN_MAX = 64  # completions taken in one call
 WRITE_SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
-LONE_SLOW_SECONDS = 0.001  # a lone write that takes longer ...
-LONE_PAUSE_WRITES = 1000  # ... leaves so many journal writes to the lane
+LONE_SLOW_SECONDS = 0.001  # a journal write that takes longer ...
+LONE_PAUSE_WRITES = 64  # ... leaves so many to the lane: until so many in a row were quick
 
 # looked up once: what every write needs
 _LANE_JOURNAL: Final[int] = lib.UM_SYS_LANE_JOURNAL
@@ -81,6 +81,7 @@ class DiskFigures:
     no_space: int = 0
     failed: int = 0
     calls: int = 0  # jobs of the work lane
+    lone_writes: int = 0  # of the journal, in the event loop's own thread
     journal_write_ns: int = 0
     journal_write_buckets: list[int] = field(default_factory=lambda: [0] * (len(WRITE_SECONDS_BUCKETS) + 1))
 
@@ -239,7 +240,6 @@ class RealDisk:
         if self._lone is not None:  # it is not alone any more
             before, self._lone = self._lone, None
             self._start_write(_LANE_JOURNAL, before)
-        self._pause_writes = max(0, self._pause_writes - 1)
         self._start_write(_LANE_JOURNAL, effect)
 
     def _do_lone(self) -> None:
@@ -258,8 +258,7 @@ class RealDisk:
         )  # fmt: skip
         assert idle, "no journal write is under way"
         memory = None
-        if done.taken_ns > LONE_SLOW_SECONDS * 1e9:
-            self._pause_writes = LONE_PAUSE_WRITES
+        self.figures.lone_writes += 1
         self._on_done(WriteDone(effect.op, self._error_of(done, effect)))
 
     def close(self) -> None:
@@ -341,6 +340,8 @@ class RealDisk:
             figures.write_bytes += answer.bytes
             if answer.lane == lib.UM_SYS_LANE_JOURNAL:
                 self._journal_writes -= 1
+                quick = answer.taken_ns <= LONE_SLOW_SECONDS * 1e9
+                self._pause_writes = max(0, self._pause_writes - 1) if quick else LONE_PAUSE_WRITES
                 figures.journal_write_ns += answer.taken_ns
                 figures.journal_write_buckets[bisect_left(WRITE_SECONDS_BUCKETS, answer.taken_ns / 1e9)] += 1
         elif answer.kind == lib.UM_SYS_READ:
