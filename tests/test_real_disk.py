@@ -210,7 +210,7 @@ def test_lone_writes_are_the_lanes_from_a_slow_write_until_many_were_quick(
 
     def at_once(count: int, slow: bool) -> int:
         """How many of so many lone writes were done in the loop's own thread."""
-        monkeypatch.setattr(disk, "LONE_SLOW_SECONDS", -1 if slow else 1e6)
+        monkeypatch.setattr(disk, "LONE_SLOW_NS", -1 if slow else 10**15)
         before = figures.lone_writes
         for _ in range(count):
             bench.ok(Write, "a", 0, block(1), lone=True)

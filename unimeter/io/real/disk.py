@@ -12,7 +12,7 @@ read waits until those reads are done: a read that was accepted is answered with
 A lone write (Write.lone: short, and nothing else waits) on an idle journal lane is done in the event loop's own thread at the
 end of its turn, once what the turn had to send has left: waking the lane and being woken by it costs as much as half
 a write to a fast disk. While the disk is slow the lanes do everything, so that a disk that hangs does not stop answers and
-heartbeats: from a journal write that took longer than LONE_SLOW_SECONDS until LONE_PAUSE_WRITES in a row were quick.
+heartbeats: from a journal write that took longer than LONE_SLOW_NS until LONE_PAUSE_WRITES in a row were quick.
 
 Memory: the data of a Write, and the buffer of a Read, are held here until the completion has been taken, and let go
 before anybody is told. That order matters: an exception raised further up keeps this frame alive through its
@@ -35,6 +35,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from struct import Struct
 from typing import Any, Final
 
 from unimeter.config import BLOCK_BYTES
@@ -46,8 +47,9 @@ LOCK_NAME = "lock"
 NOT_OURS = frozenset({LOCK_NAME, "lost+found"})  # names at the top of a data directory that are not the node's files
 DRAIN_MAX = 64  # completions taken in one call
 WRITE_SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+WRITE_NS_BUCKETS = tuple(round(seconds * 1e9) for seconds in WRITE_SECONDS_BUCKETS)
 
-LONE_SLOW_SECONDS = 0.001  # a journal write that takes longer ...
+LONE_SLOW_NS = 1_000_000  # a journal write that takes longer ...
 LONE_PAUSE_WRITES = 64  # ... leaves so many to the lane: until so many in a row were quick
 
 # looked up once: what every write needs
@@ -55,6 +57,9 @@ _LANE_JOURNAL: Final[int] = lib.UM_SYS_LANE_JOURNAL
 _WRITE: Final[int] = lib.UM_SYS_WRITE
 _from_buffer: Final = ffi.from_buffer
 _do_now: Final = lib.um_sys_do_now
+_OK: Final[int] = lib.UM_SYS_OK
+_DONE: Final = Struct("=QQQIIIi")  # um_sys_done
+assert _DONE.size == ffi.sizeof("um_sys_done")
 
 _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
@@ -151,7 +156,9 @@ class RealDisk:
             os.close(self._lock_fd)
             raise DataDirectoryError(f"cannot open data directory {data_dir}: {os.strerror(error[0])}")
         self._done = ffi.new("um_sys_done[]", DRAIN_MAX)
+        self._done_view = memoryview(ffi.buffer(self._done))
         self._done_now: Any = ffi.new("um_sys_done *")
+        self._done_now_view = memoryview(ffi.buffer(self._done_now))
         self._lone: Write | None = None  # to be done at the end of this turn
         self._journal_writes = 0  # under way
         self._pause_writes = 0  # so many journal writes are the lane's, because the disk was slow
@@ -259,7 +266,8 @@ class RealDisk:
         assert idle, "no journal write is under way"
         memory = None
         self.figures.lone_writes += 1
-        self._on_done(WriteDone(effect.op, self._error_of(done, effect)))
+        answer: tuple[int, ...] = _DONE.unpack_from(self._done_now_view)
+        self._on_done(WriteDone(effect.op, self._account(effect, answer)))
 
     def close(self) -> None:
         """Finish what was submitted, without telling anybody, and give the directory back."""
@@ -296,18 +304,19 @@ class RealDisk:
         assert self._on_done is not None
         done = self._done
         for i in range(lib.um_sys_drain(self._disk, done, DRAIN_MAX)):
-            answer = done[i]
-            if answer.kind == lib.UM_SYS_CALL:
+            answer: tuple[int, ...] = _DONE.unpack_from(self._done_view, i * _DONE.size)
+            op, size, kind = answer[0], answer[1], answer[4]
+            if kind == lib.UM_SYS_CALL:
                 self.figures.calls += 1
-                self._worked(answer.op)
+                self._worked(op)
                 continue
-            if answer.kind == lib.UM_SYS_TOUCH:
+            if kind == lib.UM_SYS_TOUCH:
                 continue
-            effect, memory = self._pending.pop(answer.op)
-            error = self._error_of(answer, effect)
+            effect, memory = self._pending.pop(op)
+            error = self._account(effect, answer)
             if isinstance(effect, Read):
                 self._read_is_over(effect.file)
-                data = b"" if error else ffi.buffer(memory, answer.bytes)[:]
+                data = b"" if error else ffi.buffer(memory, size)[:]
                 memory = None
                 self._on_done(ReadDone(effect.op, data, error))
             else:
@@ -326,35 +335,31 @@ class RealDisk:
         for effect in self._held.pop(file, ()):
             self._start_change(effect)
 
-    def _error_of(self, answer: Any, effect: Write | Create | Delete | Read) -> DiskError | None:
-        """Count a completion; what went wrong, if anything."""
-        error = self._account(answer)
-        if error is DiskError.FAILED:
-            self.last_error = f"{type(effect).__name__.lower()} {effect.file}: {os.strerror(answer.error)}"
-        return error
-
-    def _account(self, answer: Any) -> DiskError | None:
+    def _account(self, effect: Write | Create | Delete | Read, done: tuple[int, ...]) -> DiskError | None:
+        """Count a completion, a um_sys_done; what went wrong, if anything."""
         figures = self.figures
-        if answer.kind == lib.UM_SYS_WRITE:
+        _, size, taken_ns, lane, kind, status, error = done
+        if kind == _WRITE:
             figures.writes += 1
-            figures.write_bytes += answer.bytes
-            if answer.lane == lib.UM_SYS_LANE_JOURNAL:
+            figures.write_bytes += size
+            if lane == _LANE_JOURNAL:
                 self._journal_writes -= 1
-                quick = answer.taken_ns <= LONE_SLOW_SECONDS * 1e9
+                quick = taken_ns <= LONE_SLOW_NS
                 self._pause_writes = max(0, self._pause_writes - 1) if quick else LONE_PAUSE_WRITES
-                figures.journal_write_ns += answer.taken_ns
-                figures.journal_write_buckets[bisect_left(WRITE_SECONDS_BUCKETS, answer.taken_ns / 1e9)] += 1
-        elif answer.kind == lib.UM_SYS_READ:
+                figures.journal_write_ns += taken_ns
+                figures.journal_write_buckets[bisect_left(WRITE_NS_BUCKETS, taken_ns)] += 1
+        elif kind == lib.UM_SYS_READ:
             figures.reads += 1
-            figures.read_bytes += answer.bytes
-        elif answer.kind == lib.UM_SYS_CREATE:
+            figures.read_bytes += size
+        elif kind == lib.UM_SYS_CREATE:
             figures.creates += 1
         else:
             figures.deletes += 1
-        if answer.status == lib.UM_SYS_OK:
+        if status == _OK:
             return None
-        if answer.status == lib.UM_SYS_NO_SPACE:
+        if status == lib.UM_SYS_NO_SPACE:
             figures.no_space += 1
             return DiskError.NO_SPACE
         figures.failed += 1
+        self.last_error = f"{type(effect).__name__.lower()} {effect.file}: {os.strerror(error)}"
         return DiskError.FAILED
