@@ -123,7 +123,8 @@ def test_a_request_is_a_frame_that_the_server_finds() -> None:
     frame = encode_request(KERNELS, 3, 77, b"body", flags=2, deadline_ms=9)
     found = KERNELS.frame_scan(frame, 1000)
     assert (len(found), found.consumed, found.error) == (1, len(frame), 0)
-    assert found[0][:4] == (0, 32, 4, 77)
+    one = found[0]
+    assert (one.offset, one.payload_off, one.payload_len, one.request_id) == (0, 32, 4, 77)
     assert (found[0].type, found[0].flags, found[0].deadline_ms) == (3, 2, 9)
 
 

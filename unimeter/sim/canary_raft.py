@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from unimeter.core.effects import Effect
 from unimeter.core.inputs import Input, Now
 from unimeter.core.raft import replication
-from unimeter.core.raft.messages import Kind
+from unimeter.core.raft.messages import Entry, Kind, Message
 from unimeter.sim.canary_registry import canary
 from unimeter.sim.wrapped import WrappedKernels, WrappedState
 
@@ -96,7 +96,11 @@ def alters_an_entry_on_its_way(run: Run) -> None:
                     entry = message.entries[-1]
                     data = bytearray(entry.data)
                     data[-1] ^= 1
-                    message = message._replace(entries=(*message.entries[:-1], entry._replace(data=bytes(data))))
+                    spoilt = Entry(entry.index, entry.term, bytes(data), entry.conf, entry.head)
+                    message = Message(
+                        message.kind, message.to, message.sender, message.term, message.index, message.log_term, message.commit,
+                        entries=[*message.entries[:-1], spoilt],
+                    )  # fmt: skip
             receive(now_ns, message)
 
         raft.receive = altered
