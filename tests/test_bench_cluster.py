@@ -87,6 +87,17 @@ def test_a_bench_of_three_nodes_measures_them_together(tmp_path: Path) -> None:
     assert raw.durable_ns(50, 3) == raw.write_p50_ns + 2 * raw.echo_p50_ns
 
 
+@pytest.mark.parametrize("protocol", [1, 2])
+def test_a_cluster_of_one_group_is_driven_though_most_of_its_nodes_lead_nothing(tmp_path: Path, protocol: int) -> None:
+    """Sessions are opened where somebody opens them."""
+    with NodeCluster(tmp_path, groups=1) as cluster:
+        await_balance(cluster.addresses, 1)
+        report = run(aimed(plan(protocol=protocol, duration_s=0.3), cluster.addresses), lambda *_: None)
+        assert report.stored + report.duplicates == report.sent_events > 0
+        assert report.refused == report.redirects == 0
+        assert events_counted(cluster) == report.sent_events
+
+
 def test_what_is_not_a_cluster_is_not_routed(cluster: NodeCluster, tmp_path: Path) -> None:
     with NodeCluster(tmp_path, nodes=1, groups=1) as alone:
         assert not aimed(plan(), alone.addresses).cluster

@@ -95,6 +95,19 @@ static int um__any_fd(const um__run *run, uint32_t slot) {
     return -1;
 }
 
+/* v2: whichever target does not send on to another; a node that leads nothing opens no session. */
+static int um__ask_somebody(um__run *run, uint32_t slot, const uint8_t *frame, uint32_t frame_len, uint8_t *head) {
+    const uint32_t targets = run->config->target_count;
+    int status = -1;
+    for (uint32_t t = 0; t < targets; t++) {
+        const um__connection *connection = &run->connections[slot * targets + t];
+        if (connection->lost) continue;
+        status = um__ask(run, connection->fd, 2, frame, frame_len, head);
+        if (status < 0 || !um__is_redirect(2, (uint32_t)status)) break;
+    }
+    return status;
+}
+
 static int um__setup(um__run *run) {
     const um_load_config *config = run->config;
     uint8_t frame[512], head[UM__HEAD_BYTES] = {0};
@@ -112,7 +125,7 @@ static int um__setup(um__run *run) {
     }
     for (uint32_t w = 0; config->sessions && w < run->worker_count; w++) {
         if (run->workers[w].work != UM__WORK_INGEST) continue;
-        int status = um__ask(run, um__any_fd(run, run->workers[w].slot), 2, frame, um__frame_open_session(config, w, frame), head);
+        int status = um__ask_somebody(run, run->workers[w].slot, frame, um__frame_open_session(config, w, frame), head);
         if (status != 0) return um__fail(run, "opening a session: status %d", status);
         if (head[UM__SESSION_VERDICT_AT]) return um__fail(run, "opening a session: verdict %u (9: the node has no room for another)", head[UM__SESSION_VERDICT_AT]);
     }
