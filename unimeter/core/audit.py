@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from unimeter.config import BLOCK_BYTES, NodeConfig
 from unimeter.core import checkpoint, identity, journal
+from unimeter.core.entry import head_of
 from unimeter.core.flow import Corrupt, Flow, ReadFailed, ReadFile
 from unimeter.core.identity import Identity
 from unimeter.core.inputs import FileInfo
@@ -128,7 +129,7 @@ class Audit:
     def _count(self, made: SegmentReport, record: Bytes) -> None:
         made.bytes += len(record)
         for entry in self._kernels.record_entries(record):
-            head = layout.EntryHead._make(layout.ENTRY.unpack_from(entry))
+            head = head_of(entry)
             made.entries += 1
             made.batches += head.batch_count
             made.rows += head.row_count
