@@ -70,6 +70,7 @@ class NodeConfig:
     apply_busy_rows: int = 256  # ... and so many while the next are being written already ...
     apply_aside_rows_max: int = 16_384  # ... and no more in one go, unless one entry has more
     apply_behind_rows_max: int = 16_384  # committed beyond that: taking in waits for applying
+    ordered_rows_asked_max: int = 1024  # while somebody reads: async requests wait for their place behind so many rows
     links_max: int = 10_000
     receive_buffer_bytes: int = 256 * KIB  # what one read may bring
     receive_pending_bytes_max: int = 512 * MIB  # incomplete frames of all links together
@@ -130,6 +131,8 @@ class NodeConfig:
             raise ValueError(
                 "apply_busy_rows, apply_aside_rows, apply_aside_rows_max, apply_behind_rows_max: at least 1, none above the next"
             )
+        if self.ordered_rows_asked_max < 1:
+            raise ValueError("ordered_rows_asked_max must be at least 1")
         if not 1 <= self.group_count <= GROUPS_MAX:
             raise ValueError(f"group_count must lie between 1 and {GROUPS_MAX}")
         ids = [member.node_id for member in self.members]

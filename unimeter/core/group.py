@@ -24,10 +24,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from unimeter.config import KIB, NodeConfig
-from unimeter.core.archive import Archive
-from unimeter.core.catalog import Catalog, apply_entry
 from unimeter.core.entry import ENTRY_BYTES, Head, head_in, head_of, raft_entry
-from unimeter.core.places import Places
+from unimeter.core.machine import StateMachine
 from unimeter.core.raft.messages import Entry, bytes_of
 from unimeter.core.raft.raft import Raft
 from unimeter.core.refusal import Refused
@@ -44,26 +42,19 @@ GROW_ROWS = 256  # an entry of so many rows is worth asking what memory comes ne
 CONTROL_WAITING_MAX = 1024  # entries of their own that wait to be sealed
 
 
-class Group:
+class Group(StateMachine):
     """State and log end of one group. Not thread-safe; `Node` calls it."""
 
     raft: Raft  # set by attach(), before anything else but recovery
 
     def __init__(self, number: int, kernels: Kernels, config: NodeConfig, limits: Limits) -> None:
-        self.number = number
-        self.kernels = kernels
-        self.config = config
-        self.state: GroupState = kernels.state(limits)
-        self.catalog = Catalog(kernels)
-        self.archive = Archive(config.stripe_bytes)
-        self.cluster = b""  # body of the newest CLUSTER entry that is applied
-        self.applied_index = 0
-        self.applied_term = 0
+        super().__init__(number, kernels, config, limits)
         self.answered_index = 0  # greatest index that a client was told of: reads must include it
         self.next_row = 1  # leader: sequence number of the next row to be sealed
         self.stamp_ns = 0  # leader: of the newest entry
         self.open = self._intake()
         self.open_batches = self.open_immediate = 0  # what is in it, see `noted`
+        self._open_held = 0  # of those `immediate` the ones that are known to wait for their place
         self.open_bundles: list[Bundled] = []
         self._spare: list[Intake] = []
         self.pending_control: list[ControlEntry] = []
@@ -73,19 +64,15 @@ class Group:
         self.sealed_bytes = 0  # of all entries that this process made as leader
         self.hasty = False  # the newest entry holds requests that are answered before it is durable
         self._ordered: list[Reply] = []  # answers to async requests that were sealed
-        self.places = Places()
-        self.alert_next = 1
         self.digests: deque[tuple[int, int]] = deque(maxlen=DIGESTS_KEPT)  # (index, running digest)
         self.leading_term = 0  # the term in which next_row and stamp_ns were taken from the log's end
         self._aside: Aside | None = None
-        self.asked = 0  # so many jobs are not to begin before their rows are durable: reads wait
-        self.applied_row = 0  # sequence number of the next row to be applied
+        self.asked = 0  # a read had to wait, and so many jobs have not begun since: the next is not to wait long
         self.may_run_ahead: Callable[[], bool] = lambda: True  # may rows be applied before they are durable?
         self.on_settled: Callable[[Group], None] = lambda _group: None  # the state may be asked, for a moment
         # have it done by another thread; returns the number that applied_aside is told
         self.work: Callable[[Job], int] = _no_work
         self.touch: Callable[[list[tuple[int, int]]], None] = lambda _stretches: None  # have these pages made
-        self.on_special: Callable[[], None] = lambda: None  # an entry that is not of events was applied
         self.on_superseded: Callable[[Group, Sealed], None] = lambda _group, _sealed: None
         self.on_bundle: Callable[[Group, Bundled, Applied, int], None] = lambda *_: None
 
@@ -143,9 +130,9 @@ class Group:
             return True
         if not self.open_batches:
             return False
-        if self.open_immediate or not self._replicated:
-            return True
-        return self.raft.log.last_index - self.raft.commit < UNCOMMITTED_MAX
+        if self.open_immediate:
+            return not self._reader_would_wait()
+        return not self._replicated or self.raft.log.last_index - self.raft.commit < UNCOMMITTED_MAX
 
     def waits(self) -> bool:
         """Does anybody wait for an entry that is not applied yet?"""
@@ -165,12 +152,20 @@ class Group:
 
     def may_seal_for_async(self) -> bool:
         """While the journal is busy: is there something async to be ordered, within the bounds of what may wait?"""
-        return self.open_immediate > 0 and self._may_wait()
+        return self.open_immediate > 0 and self._may_wait() and not self._reader_would_wait()
 
     def may_seal_many(self) -> bool:
         """While the journal is busy: are there so many rows that they are worth an entry, of which a record can take one
         and leave the next? Where entries are replicated each costs too much."""
-        return self.open.row_count >= self.config.apply_aside_rows and not self._replicated and self._may_wait()
+        many = self.open.row_count >= self.config.apply_aside_rows and not self._replicated and self._may_wait()
+        return many and not self._reader_would_wait()
+
+    def _reader_would_wait(self) -> bool:
+        """A read must see what async clients were told is ordered. While somebody reads, only so much of that is on its
+        way; the rest of it, and whoever sent it, waits for its place."""
+        if not self.asked or not self.open_immediate:
+            return False
+        return self.next_row - self.applied_row >= self.config.ordered_rows_asked_max
 
     def _may_wait(self) -> bool:
         """Within bounds: may there be another sealed entry that waits for the journal?"""
@@ -237,7 +232,7 @@ class Group:
     def _open_anew(self) -> None:
         self.open = self._spare.pop() if self._spare else self._intake()
         self.open_bundles = []
-        self.open_batches = self.open_immediate = 0
+        self.open_batches = self.open_immediate = self._open_held = 0
 
     def take_open(self) -> tuple[Intake, list[Bundled]]:
         """The open entry as it is, for somebody else to deal with (this node does not lead)."""
@@ -265,7 +260,7 @@ class Group:
 
     def has_ordered(self) -> bool:
         """Is there an answer that need not wait for the disk?"""
-        return self.open_immediate > 0 or bool(self._ordered)
+        return self.open_immediate > self._open_held or bool(self._ordered)
 
     def ordered_replies(self) -> list[Reply]:
         """Answers that need not wait for the disk: async requests of sealed entries, and refusals."""
@@ -275,6 +270,7 @@ class Group:
             if not self.open_batches:
                 self.open.clear()  # refusals alone must not fill the entry
             self.noted()
+            self._open_held = self.open_immediate
         return replies
 
     def _next_stamp(self, wall_ns: int) -> int:
@@ -305,8 +301,8 @@ class Group:
         """Are there many rows that are not durable yet, and can be applied all the same?"""
         raft = self.raft
         many = self.next_row - self.applied_row >= self.config.apply_aside_rows
-        if not many or self._aside is not None or self.asked:
-            return False
+        if not many or self._aside is not None or (self.asked and not self.hasty):
+            return False  # who reads what is durable would wait for the disk; who reads what is ordered does anyway
         return raft.accepting and self.leading_term == raft.term and not self._replicated and self.may_run_ahead()
 
     def apply_committed(self) -> list[Reply]:
@@ -390,6 +386,10 @@ class Group:
         aside.done = True
         return [] if self.tentative else self._conclude_aside()
 
+    def adopt(self, state: GroupState) -> None:
+        super().adopt(state)
+        self.answered_index = self.applied_index
+
     def settle(self) -> bool:
         """Wait for what is being applied aside: nobody else is at the state now. False: it has what is not durable yet."""
         aside = self._aside
@@ -453,47 +453,6 @@ class Group:
             sealed.control.done(LEADER_CHANGED)
         if sealed.intake is not None:
             self.on_superseded(self, sealed)
-
-    def apply(self, entry: Bytes) -> None:
-        """Recovery: apply the next entry of the log, whoever made it."""
-        head = head_of(entry)
-        applied, _ = self._apply_now(head, entry)
-        self._note(head, applied)
-
-    def _apply_now(self, head: Head, entry: Bytes) -> tuple[Applied, Outcome]:
-        outcome = None if head.kind == layout.UM_ENTRY_BATCHES else self._apply_special(head.kind, entry)
-        return self.state.apply(self.catalog.compiled, entry), outcome
-
-    def _note(self, head: Head, applied: Applied) -> None:
-        """The next entry of the log is applied."""
-        assert head.index == self.applied_index + 1, (
-            f"group {self.number}: entry {head.index} after {self.applied_index}"
-        )
-        self.applied_index, self.applied_term = head.index, head.term
-        self.applied_row = head.first_seq + head.row_count
-        self.alert_next = applied.alerts_after
-        self.places.applied(self.archive, head, applied)
-
-    def _apply_special(self, kind: int, entry: Bytes) -> Outcome:
-        """What an entry means that holds no events."""
-        self.on_special()
-        if kind == layout.UM_ENTRY_CATALOG:
-            try:
-                return apply_entry(self.catalog, bytes(entry[ENTRY_BYTES:]))
-            except Refused as refusal:
-                return refusal.with_traceback(None)  # it is an answer now: its frames would hold it, and it them
-        if kind == layout.UM_ENTRY_CLUSTER:
-            self.cluster = bytes(entry[ENTRY_BYTES:])
-        return None
-
-    def adopt(self, state: GroupState) -> None:
-        """Recovery: go on from a checkpoint's state."""
-        meta = state.meta()
-        self.state = state
-        self.applied_index = self.answered_index = meta.applied_index
-        self.applied_term = meta.applied_term
-        self.alert_next = meta.alert_next
-        self.applied_row = meta.next_seq
 
 
 def _no_work(_job: Job) -> int:

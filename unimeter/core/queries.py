@@ -22,7 +22,7 @@ from unimeter.core.refusal import Refused
 from unimeter.kernels import layout
 from unimeter.kernels.api import Event, Kernels, QuerySpec, Row, TooManyGroups
 
-JOBS_IN_TURN = 64  # after a read had to wait so many jobs begin when their rows are durable: the next read comes soon
+JOBS_IN_TURN = 16  # after a read had to wait so many jobs are begun with the next one in mind: it comes soon
 
 LEADER_CHANGED_READ = Refused("leader_changed", "the group's leader changed meanwhile", "ask again")
 

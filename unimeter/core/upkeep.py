@@ -109,7 +109,7 @@ class Upkeep:
 
     def _replay_from(self) -> Position:
         """Behind everything that the groups' states hold: where the oldest durable entry stands that is not applied."""
-        places = [place for group in self._groups if (place := group.places.began(group.applied_index + 1)) is not None]
+        places = [place for group in self._groups if (place := group.oldest_unapplied()) is not None]
         return min([self._journal.position, *places], key=lambda place: place.seq)
 
     def begin_checkpoint(self, now_ns: int) -> bool:

@@ -45,6 +45,7 @@ SMALL_NODE = NodeConfig(
     apply_aside_rows=4,
     apply_aside_rows_max=8,
     apply_behind_rows_max=16,
+    ordered_rows_asked_max=4,
     stripe_bytes=8 * KIB,
     checkpoint_after_bytes=16 * KIB,
     checkpoint_after_state_percent=0,
