@@ -326,9 +326,10 @@ def test_a_group_without_a_leader_to_the_end_is_an_error_that_says_so() -> None:
             await make_calls(client)
             await client.ingest(everywhere(cluster, 1))
             cluster.elect(None, 1)
-            with pytest.raises(NoLeader):
+            # time may run out while the last answer is on its way: then what became of the last try is not known
+            with pytest.raises((NoLeader, IngestIncomplete), match="no_leader"):
                 await client.ingest(calls(cluster.account_of(1), 5))
-            with pytest.raises(NoLeader):
+            with pytest.raises((NoLeader, RequestTimeout), match="no_leader"):
                 await total(client, cluster.account_of(1))
             with pytest.raises(IngestIncomplete, match="5 events without a final answer") as incomplete:
                 await client.ingest([*calls(cluster.account_of(0), 5), *calls(cluster.account_of(1), 5)])

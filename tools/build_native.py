@@ -52,6 +52,7 @@ class Extension(NamedTuple):
     source_dir: str
     headers: tuple[str, ...]  # in the order cffi must read them
     link_flags: tuple[str, ...] = ()
+    long_calls: tuple[str, ...] = ()  # let go of the interpreter's lock (csrc/glue/um_gil.h)
 
     def path(self) -> Path:
         return ROOT / (self.module.replace(".", "/") + ".abi3.so")
@@ -60,7 +61,11 @@ class Extension(NamedTuple):
         return sorted((ROOT / self.source_dir).glob("*.c"))
 
     def preamble(self) -> str:
-        return "".join(f'#include "{header}"\n' for header in self.headers)
+        includes = "".join(f'#include "{header}"\n' for header in self.headers)
+        if not self.long_calls:
+            return includes
+        names = " || ".join(f'strcmp(name, "_cffi_f_{call}") == 0' for call in self.long_calls)
+        return f'{includes}#define UM_TAKES_LONG(name) ({names})\n#include "um_gil.h"\n'
 
     def cdef(self) -> str:
         parts: list[str] = []
@@ -72,8 +77,23 @@ class Extension(NamedTuple):
         return "\n".join(parts)
 
 
-KERNELS = Extension("unimeter.kernels.native._um", "csrc/kernels", ("um_layout.h", "um_kernels.h"))
-SYSIO = Extension("unimeter.io.real._sysio", "csrc/sysio", ("um_sysio.h",), ("-pthread",))
+GLUE_DIR = "csrc/glue"
+KERNELS = Extension(
+    "unimeter.kernels.native._um",
+    "csrc/kernels",
+    ("um_layout.h", "um_kernels.h"),
+    long_calls=(
+        *("um_state_reindex", "um_state_check", "um_state_digest"),
+        *("um_job_run", "um_query_begin", "um_query_scan"),
+    ),
+)
+SYSIO = Extension(
+    "unimeter.io.real._sysio",
+    "csrc/sysio",
+    ("um_sysio.h",),
+    ("-pthread",),
+    long_calls=("um_sys_open", "um_sys_close", "um_sys_do_now", "um_sys_probe_write"),
+)
 LOAD = Extension("unimeter.commands._load", "csrc/bench", ("um_load.h",))
 
 
@@ -111,7 +131,7 @@ def builder(extension: Extension) -> FFI:
         extension.module,
         extension.preamble(),
         sources=[os.path.relpath(path, ROOT) for path in extension.sources()],
-        include_dirs=[extension.source_dir],
+        include_dirs=[extension.source_dir, GLUE_DIR],
         extra_compile_args=[*COMPILE_FLAGS, *lto_flags()],
         extra_link_args=[*extension.link_flags, "-O3", *lto_flags()],
     )
@@ -175,7 +195,8 @@ def unresolved(objects: list[Path], wanted: list[str]) -> list[str]:
 def build(extension: Extension, force: bool) -> bool:
     """Build one extension in place if anything changed. True: its .so is current; False: the old one was left."""
     directory = ROOT / extension.source_dir
-    headers = b"".join(path.name.encode() + path.read_bytes() for path in sorted(directory.glob("*.h")))
+    read = [*sorted(directory.glob("*.h")), *sorted((ROOT / GLUE_DIR).glob("*.h"))]
+    headers = b"".join(path.name.encode() + path.read_bytes() for path in read)
     salt = digest(headers, sys.version.encode(), " ".join(compiler()).encode())
     sources = extension.sources()
     inputs = digest(salt.encode(), Path(__file__).read_bytes(), *(p.name.encode() + p.read_bytes() for p in sources))
@@ -184,7 +205,7 @@ def build(extension: Extension, force: bool) -> bool:
     if not force and target.exists() and stamp.exists() and stamp.read_text() == inputs:
         return True
 
-    flags = [*COMPILE_FLAGS, *lto_flags(), f"-I{extension.source_dir}"]
+    flags = [*COMPILE_FLAGS, *lto_flags(), f"-I{extension.source_dir}", f"-I{GLUE_DIR}"]
     cdef = extension.cdef()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         built = list(pool.map(lambda source: compile_object(source, salt, [*flags, *STRICT_FLAGS]), sources))

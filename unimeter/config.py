@@ -72,7 +72,6 @@ class NodeConfig:
     apply_behind_rows_max: int = 16_384  # committed beyond that: taking in waits for applying
     ordered_rows_asked_max: int = 1024  # while somebody reads: async requests wait for their place behind so many rows
     links_max: int = 10_000
-    receive_buffer_bytes: int = 256 * KIB  # what one read may bring
     receive_pending_bytes_max: int = 512 * MIB  # incomplete frames of all links together
     send_buffer_bytes_max: int = 64 * MIB  # a client that does not read its answers is cut off here
     send_buffers_bytes_max: int = 512 * MIB  # ... or here, when all that do not read hold this much together

@@ -92,7 +92,8 @@ class Node:
         self._founding: Founding | None = None
         self._replica = 0
         self._notices: list[str] = []
-        self._counts = {"frames": 0, "requests_refused": 0, "links_opened": 0}
+        self._frames = 0  # from clients
+        self._counts = {"requests_refused": 0, "links_opened": 0}
 
     # ---- the contract ----
 
@@ -134,7 +135,7 @@ class Node:
             return None
         answer = serving.glance(data)
         if answer is not None:
-            self._counts["frames"] += 1
+            self._frames += 1
         return answer
 
     def _seldom(self, now: Now, event: Input) -> None:
@@ -224,7 +225,7 @@ class Node:
 
     def counters(self) -> dict[str, int]:
         """Figures for operators, by name with the unit last; few before the node serves."""
-        counts = {**self._counts, "links": len(self._links), "peers": len(self._peers)}
+        counts = {"frames": self._frames, **self._counts, "links": len(self._links), "peers": len(self._peers)}
         return counts if self.serving is None else {**self.serving.counters(), **counts}
 
     def group_figures(self) -> list[dict[str, Any]]:
@@ -371,7 +372,7 @@ class Node:
         link = event.link
         if not self._links.listening(link):
             return
-        self._counts["frames"] += len(event.frames)
+        self._frames += len(event.frames)
         serving = self.serving
         if serving is not None and self.ready:
             if serving.door.arrived(self._now.wall_ns, event):

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 class Connection:
-    """A connection from a client, and what all connections have in common. An asyncio.BufferedProtocol by what it does; not
-    by inheritance, so that it can be compiled: the event loop, uvloop, asks for no more."""
+    """A connection from a client, and what all connections have in common. An asyncio.Protocol by what it does; not by
+    inheritance, so that it can be compiled: the event loop, uvloop, asks for no more."""
 
     __slots__ = (
         "closing", "dialled", "ended", "inner", "linger", "link", "network", "outbox", "outbox_bytes", "transport",
@@ -42,14 +42,11 @@ class Connection:
         if not self.network.opened(self):
             self.transport.abort()
 
-    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
-        return self.network.receive_buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def data_received(self, data: bytes) -> None:
         network = self.network
-        network.received_bytes += nbytes
+        network.received_bytes += len(data)
         if self.link and not self.closing:
-            network.events.bytes_arrived(self.link, bytes(network.receive_buffer[:nbytes]))
+            network.events.bytes_arrived(self.link, data)
 
     def pause_writing(self) -> None:
         assert self.transport is not None
@@ -81,7 +78,8 @@ class Connection:
 
 
 class PeerConnection(Connection):
-    """A connection between nodes, whichever of the two made it."""
+    """A connection between nodes, whichever of the two made it. It is read in larger pieces: an asyncio.BufferedProtocol, which
+    a class with `get_buffer` is for the event loop."""
 
     def __init__(self, network: RealNetwork, dialled: int = 0) -> None:
         super().__init__(network, True, dialled)
@@ -112,6 +110,6 @@ class PeerConnection(Connection):
         return False
 
 
-def as_protocol(connection: Connection) -> asyncio.BufferedProtocol:
+def as_protocol(connection: Connection) -> asyncio.BaseProtocol:
     """As asyncio's types have it."""
-    return cast(asyncio.BufferedProtocol, connection)
+    return cast(asyncio.BaseProtocol, connection)

@@ -1,8 +1,8 @@
 """The real network: a socket that clients connect to, another for peers, and links to whoever connected or was dialled.
 
-Receiving. All clients' connections read into one buffer (and all peers' into another): the event loop fills it and hands it over
-before it looks at the next socket, so it is never in use twice. One read brings up to
-`config.receive_buffer_bytes`, and the driver gets its own copy of what came.
+Receiving. The event loop has one buffer for all connections, of 250 KiB (uvloop's): what one read brings from a client. All peers'
+connections read into another of PEER_RECEIVE_BYTES; the event loop fills it and hands it over before it looks at the next
+socket, so it is never in use twice. The driver gets its own copy of what came.
 
 Sending. Everything for one connection in one turn leaves in one system call: `send` only gathers, and the turn's
 end writes. `together(callback)` is such a turn in little: what the callback sends leaves when it returns; the
@@ -77,7 +77,6 @@ class RealNetwork:
         self._peer_server: asyncio.Server | None = None
         self._dialer = Dialer(loop, lambda ref: PeerConnection(self, ref), lambda ref: self.events.dial_failed(ref))
         self.events: LinkEvents = cast(LinkEvents, None)  # set before listen()
-        self.receive_buffer = memoryview(bytearray(config.receive_buffer_bytes))
         self.peer_buffer = memoryview(bytearray(PEER_RECEIVE_BYTES))
         self.accepted = 0  # clients
         self.refused = 0  # beyond links_max or PEER_LINKS_MAX

@@ -22,10 +22,10 @@ from unimeter.kernels.frame import Reply
 from unimeter.kernels.layout import BATCH, ENTRY, REQUEST, UM_NONE
 from unimeter.kernels.native._um import ffi, lib
 from unimeter.kernels.native.arena import Arena
+from unimeter.kernels.native.lent import lent
 from unimeter.kernels.native.wire import NativeCatalog, NativeFrameTable
 
 # looked up once: what every request needs
-_from_buffer: Final = ffi.from_buffer
 _unpack: Final = ffi.unpack
 _um_intake_frames: Final = lib.um_intake_frames
 _um_intake_seal: Final = lib.um_intake_seal
@@ -119,7 +119,7 @@ class NativeIntake:
         assert not self._frozen, "a sealed entry takes nothing"
         assert isinstance(catalog, NativeCatalog)
         assert isinstance(frames, NativeFrameTable)
-        pointer, count, rest = _from_buffer(data), len(frames), self._next
+        pointer, count, rest = lent(data), len(frames), self._next
         stop = _um_intake_frames(pointer, len(data), frames.cdata, first, count, catalog.cdata, link, self.cdata, rest)
         self.refresh()
         return stop, rest[0]
@@ -127,7 +127,7 @@ class NativeIntake:
     def add_bundle(self, body: Bytes, batch_count: int, row_count: int) -> tuple[int, int] | None:
         assert not self._frozen, "a sealed entry takes nothing"
         size, used = len(body), self.used_bytes
-        if not lib.um_batches_verify(ffi.from_buffer(body), size, batch_count, row_count):
+        if not lib.um_batches_verify(lent(body), size, batch_count, row_count):
             raise ValueError("a bundle is not the batches that it was said to be")
         if size > self._rows_c.reserved - used:
             return None

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from unimeter.kernels.api import Bytes, JournalScan
 from unimeter.kernels.native._um import ffi, lib
+from unimeter.kernels.native.lent import lent
 
 # looked up once: what every request needs
 _from_buffer: Final = ffi.from_buffer
@@ -29,16 +30,16 @@ _RECORD_ENTRIES = 0
 
 
 def crc32c(data: Bytes, crc: int = 0) -> int:
-    return int(_um_crc32c(crc, _from_buffer(data), len(data)))
+    return int(_um_crc32c(crc, lent(data), len(data)))
 
 
 def hash64(data: Bytes, seed: int = 0) -> int:
-    return int(lib.um_hash64(ffi.from_buffer(data), len(data), seed))
+    return int(lib.um_hash64(lent(data), len(data), seed))
 
 
 def hash128(data: Bytes, seed: int = 0) -> int:
     out = ffi.new("uint64_t[2]")
-    lib.um_hash128(ffi.from_buffer(data), len(data), seed, out)
+    lib.um_hash128(lent(data), len(data), seed, out)
     return int(out[1]) << 64 | int(out[0])
 
 
@@ -67,7 +68,7 @@ def _count_batches(body: Bytes) -> tuple[int, int]:
 
 
 def entry_verify(entry: Bytes) -> bool:
-    return bool(_um_entry_verify(_from_buffer(entry), len(entry)))
+    return bool(_um_entry_verify(lent(entry), len(entry)))
 
 
 def record(
@@ -89,7 +90,7 @@ def record(
     place: Any = _from_buffer(out)
     end = at + _RECORD_BYTES
     for item in entries:
-        end = _um_record_add(place, end, _from_buffer(item), len(item))
+        end = _um_record_add(place, end, lent(item), len(item))
     chain: int = _um_record_finish(place, at, end, kind, len(entries), seq, prev_chain, stamp_ns, block_bytes)
     return length, chain
 

@@ -31,6 +31,7 @@ from unimeter.kernels.layout import (
 )
 from unimeter.kernels.native._um import ffi, lib
 from unimeter.kernels.native.arena import Arena
+from unimeter.kernels.native.lent import lent
 
 SCRATCH_BYTES = 256 * 1024  # what a workspace begins with
 SCRATCH_POOLED_BYTES_MAX = 4 * 1024 * 1024  # a larger one is not kept
@@ -142,20 +143,17 @@ def begin_query(
     return NativeAnswer(rows, end_seq)
 
 
-_from_buffer: Final = ffi.from_buffer
 _um_glance: Final = lib.um_glance
+_glance_workspace: Final = _Workspace()
 _glance_out: Final = ffi.new("uint8_t[]", UM_GLANCE_BYTES)
 _glance_answer: Final = ffi.buffer(_glance_out)
 
 
 def glance(state_cdata: Any, newest: Catalog, catalog: Catalog, data: Bytes) -> bytes | None:
     """See csrc/kernels/glance.c."""
-    workspace = _pool[-1] if _pool else _Workspace()
     newest_c: Any = newest.cdata  # type: ignore[attr-defined]  # only native catalogs come here
     catalog_c: Any = catalog.cdata  # type: ignore[attr-defined]
-    used = _um_glance(state_cdata, newest_c, catalog_c, _from_buffer(data), len(data), workspace.scratch, _glance_out)
-    if not _pool:
-        _pool.append(workspace)
+    used = _um_glance(state_cdata, newest_c, catalog_c, lent(data), len(data), _glance_workspace.scratch, _glance_out)
     return _glance_answer[:] if used else None
 
 

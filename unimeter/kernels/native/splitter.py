@@ -15,6 +15,7 @@ from unimeter.kernels.layout import BATCH, UM_GROUPS_MAX, UM_NONE, UM_SPANS_MAX
 from unimeter.kernels.native._um import ffi, lib
 from unimeter.kernels.native.arena import Arena
 from unimeter.kernels.native.intake import NativeIntake
+from unimeter.kernels.native.lent import lent
 from unimeter.kernels.native.wire import NativeCatalog, NativeFrameTable
 
 _STAGING_BYTES_MIN = 1 << 20
@@ -89,7 +90,7 @@ class NativeSplitter:
             self._staging.fill(self._cdata.staging)
         rest, count = self._next, len(frames)
         stop = lib.um_split_frames(
-            ffi.from_buffer(data), size, frames.cdata, first, count, catalog.cdata, link, self._cdata, self._intakes_c,
+            lent(data), size, frames.cdata, first, count, catalog.cdata, link, self._cdata, self._intakes_c,
             local, rest,
         )  # fmt: skip
         assert stop != UM_NONE, "a sealed entry takes nothing"

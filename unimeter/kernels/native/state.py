@@ -42,10 +42,10 @@ from unimeter.kernels.native._um import ffi, lib
 from unimeter.kernels.native.applied import NativeApplied
 from unimeter.kernels.native.arena import ask_for_huge_pages
 from unimeter.kernels.native.job import HEAD, NativeJob
+from unimeter.kernels.native.lent import lent
 from unimeter.kernels.native.query import begin_events, begin_query, glance
 
 # looked up once: what every entry needs
-_from_buffer: Final = ffi.from_buffer
 _um_apply: Final = lib.um_apply
 _um_state_ahead: Final = lib.um_state_ahead
 
@@ -145,7 +145,7 @@ class NativeGroupState:
         if kind == UM_ENTRY_LIMITS and body_len >= LIMITS.size:
             self._reserve(decode_limits(memoryview(entry)[ENTRY.size : ENTRY.size + LIMITS.size]))
         catalog_c: Any = catalog.cdata  # type: ignore[attr-defined]  # only native catalogs come here
-        _um_apply(self.cdata, catalog_c, _from_buffer(entry), self._summaries, self._verdicts, self._applied)
+        _um_apply(self.cdata, catalog_c, lent(entry), self._summaries, self._verdicts, self._applied)
         return NativeApplied(
             APPLIED.unpack_from(self._applied_view), self._summaries, self._summaries_view, self._verdicts
         )

@@ -10,9 +10,9 @@ from unimeter.kernels.frame import Frame
 from unimeter.kernels.layout import FRAME, METRIC, SCAN, UM_METRICS_MAX, UM_NONE
 from unimeter.kernels.native._um import ffi, lib
 from unimeter.kernels.native.arena import Arena
+from unimeter.kernels.native.lent import lent
 
 # looked up once: what every request needs
-_from_buffer: Final = ffi.from_buffer
 _um_frames: Final = lib.um_frames
 _um_v2_head: Final = lib.um_v2_head
 _unzeroed: Final = ffi.new_allocator(should_clear_after_alloc=False)
@@ -62,14 +62,14 @@ def frame_scan(data: Bytes, payload_max: int) -> NativeFrameTable:
     size = len(data)
     room = min(size // _REQUEST_BYTES_MIN + 2, _FRAMES_FIRST)
     frames = _unzeroed(_FRAMES, room)
-    found: int = _um_frames(_from_buffer(data), size, payload_max, frames, room)
+    found: int = _um_frames(lent(data), size, payload_max, frames, room)
     if found != _NOT_PLAIN:
         return NativeFrameTable(frames, found >> 32, found & 0xFFFFFFFF, 0, 0, 0)  # nearly always
     return _scan(lib.um_frame_scan, (payload_max,), data, _REQUEST_BYTES_MIN)
 
 
 def v2_head(type_: int, status: int, request_id: int, payload: Bytes) -> bytes:
-    _um_v2_head(_head_out, type_, status, request_id, _from_buffer(payload), len(payload))
+    _um_v2_head(_head_out, type_, status, request_id, lent(payload), len(payload))
     head: bytes = _head[:]
     return head
 
