@@ -41,7 +41,8 @@ class Blocks:
         flags = os.O_WRONLY | os.O_DSYNC
         try:
             self._fd = os.open(path, flags | os.O_DIRECT)
-        except OSError:  # a file system without
+        except OSError:
+            print(f"{path.parent}: no O_DIRECT here, so these writes go through the page cache, synced", file=sys.stderr)
             self._fd = os.open(path, flags)
         os.fsync(self._fd)
         self._block = mmap.mmap(-1, BLOCK_BYTES)  # aligned

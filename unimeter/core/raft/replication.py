@@ -180,6 +180,8 @@ def _poke(state: RaftState, peer: int, progress: Progress) -> None:
 
 def advance(state: RaftState, now_ns: int) -> None:
     """Commit what a quorum has."""
+    if state.commit == state.log.last_index:
+        return  # everything is committed already: the slowest replicas' answers change nothing
     progress = state.progress
     stable_index = state.stable_index
     index = state.conf.quorum_index(
