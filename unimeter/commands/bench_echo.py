@@ -42,7 +42,9 @@ class Blocks:
         try:
             self._fd = os.open(path, flags | os.O_DIRECT)
         except OSError:
-            print(f"{path.parent}: no O_DIRECT here, so these writes go through the page cache, synced", file=sys.stderr)
+            print(
+                f"{path.parent}: no O_DIRECT here, so these writes go through the page cache, synced", file=sys.stderr
+            )
             self._fd = os.open(path, flags)
         os.fsync(self._fd)
         self._block = mmap.mmap(-1, BLOCK_BYTES)  # aligned
