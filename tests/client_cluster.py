@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from tests.client_server import error_body, response
 from tests.harness import Bench
 from unimeter.client.protocol import Protocol, decode_map, encode_map, encode_request
 from unimeter.client.topology import group_of, group_of_row
+from unimeter.errors import IngestIncomplete, RequestTimeout
 from unimeter.io.framer import Framer
 from unimeter.kernels import load
 from unimeter.kernels import protocol as wire
@@ -270,3 +271,10 @@ async def cluster_of(nodes: int = 3, groups: int = 4) -> AsyncIterator[FakeClust
             node.resume()
             node.kill()
         await asyncio.sleep(0)
+
+
+async def in_the_end(ask: Callable[[], Awaitable[object]]) -> object:
+    """What comes of it, once that is known: when time ran out while the last try's answer was on its way, it is asked again."""
+    while True:
+        with contextlib.suppress(IngestIncomplete, RequestTimeout):
+            return await ask()

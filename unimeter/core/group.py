@@ -5,8 +5,8 @@
 
 The open entry gathers every request until the journal is free; so batches grow under load by themselves, and a
 lone event waits for nobody. Async requests are answered when their entry is sealed, so an entry that holds some is
-sealed at the end of the turn even while the journal is busy. Changes of the catalog and of the cluster are entries of
-their own, ahead of the open one.
+sealed at the end of the turn even while the journal is busy; while somebody reads, only within a bound, for what was
+answered must be waited for. Changes of the catalog and of the cluster are entries of their own, ahead of the open one.
 
 Committed entries are applied at once when they are few; many rows are applied aside, in another thread, while this one goes on
 taking requests. Until they are done nobody may ask the state (`aside`), and who must know waits (`settle`). Where this node
