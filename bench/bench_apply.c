@@ -68,8 +68,23 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* When events happened, by their place in the log: one after the other, or up to `late` places later than they should have come;
+ * 200,000 of one moment, each a second after the one before; any time within an hour. */
+enum { IN_ORDER, AT_ONCE, IN_NO_ORDER };
+#define STEP_NS 300
+
+static int64_t time_of(int times, uint64_t late, uint64_t n) {
+    switch (times) {
+    case AT_ONCE: return BASE + (int64_t)(n / 200000 * 1000000000ULL);
+    case IN_NO_ORDER: return BASE + (int64_t)dice(3600000000000ULL);
+    default: return BASE + (int64_t)((n + late - (late != 0 ? dice(late) : 0)) * STEP_NS);
+    }
+}
+
 typedef struct {
     const char *name;
+    int times;
+    uint64_t late;
     uint32_t flags;                     /* of the batches */
     int ids, dims;                      /* do rows carry them? */
     uint64_t metrics;                   /* rows are of metrics 0..metrics - 1, with dims of the one that has dimensions */
@@ -78,7 +93,7 @@ typedef struct {
 } variant;
 
 static uint64_t write_row(uint8_t *out, const variant *v, uint64_t n) {
-    um_row row = {.account = dice(ACCOUNTS), .timestamp_ns = BASE + (int64_t)n, .value = (int64_t)dice(100), .metric = (uint16_t)dice(v->metrics)};
+    um_row row = {.account = dice(ACCOUNTS), .timestamp_ns = time_of(v->times, v->late, n), .value = (int64_t)(v->times == IN_ORDER ? dice(100) : n), .metric = (uint16_t)dice(v->metrics)};
     uint8_t *tail = out + sizeof row, *at = tail;
     if (v->ids) {
         row.flags |= UM_ROW_ID;
@@ -168,6 +183,12 @@ int main(int argc, char **argv) {
         {.name = "v1, growing to 10 M fingerprints", .flags = UM_BATCH_V1, .metrics = METRICS - 1, .warmup = 0, .entries = 2500},
         {.name = "v1, steady, 2 x 2 M fingerprints", .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 2000000, .warmup = 1100, .entries = 1000},
         {.name = "v1, steady, 2 x 9 M fingerprints", .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 9000000, .warmup = 4600, .entries = 2400},
+        {.name = "v1, steady, 2 x 2 M, up to 10,000 late", .late = 10000, .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 2000000, .warmup = 1100, .entries = 1000},
+        {.name = "v1, steady, 2 x 2 M, up to a million late", .late = 1000000, .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 2000000, .warmup = 1100, .entries = 1000},
+        {.name = "v1, steady, 2 x 2 M, 200,000 at once", .times = AT_ONCE, .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 2000000, .warmup = 1100, .entries = 1000},
+        {.name = "v1, steady, 2 x 9 M, 200,000 at once", .times = AT_ONCE, .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 9000000, .warmup = 4600, .entries = 2400},
+        {.name = "v1, steady, 2 x 2 M, in no order", .times = IN_NO_ORDER, .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 2000000, .warmup = 1100, .entries = 1000},
+        {.name = "v1, steady, 2 x 9 M, in no order", .times = IN_NO_ORDER, .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 9000000, .warmup = 4600, .entries = 2400},
     };
     for (int huge = 0; huge < 2; huge++) {
         if (argc > 2 && atoi(argv[2]) != huge) continue;

@@ -32,6 +32,7 @@ def structs_of_the_header() -> set[str]:
     names = re.findall(r"\}\s*(um_\w+);", (HEADERS / "um_layout.h").read_text())
     pointers_inside = {
         "um_arena",
+        "um_fps_tree",
         "um_table",
         "um_state",
         "um_intake",

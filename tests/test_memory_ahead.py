@@ -29,7 +29,7 @@ from unimeter.kernels.native.state import NativeGroupState
 PAGE = mmap.PAGESIZE
 HUGE_PAGE = 2 * MIB
 POPULATE_WRITE = 23  # madvise; since Linux 5.14
-ROOMY = state_limits(512 * MIB)  # a generation of fingerprints takes 19 MiB
+ROOMY = state_limits(512 * MIB)  # a generation of fingerprints takes 25 MiB
 ENTRY_ROWS = 4000
 MANY = 70_000  # so many fingerprints take more than the MiB from which a region is looked after
 
@@ -40,7 +40,7 @@ MANY = 70_000  # so many fingerprints take more than the MiB from which a region
 def remember(log: Log, count: int, first: int = 0) -> None:
     """So many v1 events, all different."""
     for begin in range(first, first + count, ENTRY_ROWS):
-        rows = [row(1 + n % 100, n, BASE) for n in range(begin, min(begin + ENTRY_ROWS, first + count))]
+        rows = [row(1 + n % 100, n, BASE + n) for n in range(begin, min(begin + ENTRY_ROWS, first + count))]
         assert log.batch(rows, lay.UM_BATCH_V1).stored == len(rows)
 
 

@@ -6,6 +6,7 @@ through memory that Python reserves.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -120,6 +121,23 @@ def test_a_full_table_refuses_and_a_raised_limit_lets_in() -> None:
     assert log.state.region_counts()[lay.UM_R_SERIES] == 300
 
 
+def test_limits_raised_within_a_page_leave_room_in_the_indexes_too() -> None:
+    """So little more that nothing moves: 128 series or cells fill a page, 256 fingerprints."""
+    few, many = (
+        replace(SMALL, records_max=tuple(raised.get(r, 200) for r in range(lay.UM_REGIONS)))
+        for raised in (
+            {lay.UM_R_META: 1, lay.UM_R_SERIES: 10, lay.UM_R_CELLS: 10, lay.UM_R_FPS0: 10, lay.UM_R_FPS1: 10},
+            {lay.UM_R_META: 1, lay.UM_R_SERIES: 120, lay.UM_R_CELLS: 120, lay.UM_R_FPS0: 250, lay.UM_R_FPS1: 250},
+        )
+    )
+    log = Log(few)
+    log.apply(lay.UM_ENTRY_LIMITS, lay.encode_limits(many))
+    rows = [row(account) for account in range(120)]
+    assert log.batch(rows, lay.UM_BATCH_V1).stored == 120
+    assert log.batch(rows, lay.UM_BATCH_V1).duplicates == 120
+    assert log.state.region_counts()[lay.UM_R_SERIES] == 120
+
+
 def test_limits_can_be_raised_while_a_checkpoint_streams() -> None:
     log = Log()
     log.batch([row(account) for account in range(1, 200)])
@@ -215,17 +233,47 @@ def test_a_series_costs_at_most_100_bytes_beyond_its_buckets() -> None:
     assert lay.SERIES.size + lay.CELL.size + 8 * table.slots / count <= 100
 
 
+WIDE = replace(SMALL, records_max=(1, *[20_000] * 11, 4, *[20_000] * 4), fingerprints_per_generation=15_000)
+
+
 def test_tables_that_an_index_grew_out_of_are_given_back_and_not_missed() -> None:
-    log = Log(replace(SMALL, records_max=(1, *[20_000] * 11, 4, *[20_000] * 4), fingerprints_per_generation=15_000))
+    log = Log(WIDE)
     batches = [
-        [row(account % 9, timestamp=BASE + account) for account in range(at, at + 2_000)]
+        [lay.encode_row(n % 9, BASE, 1, 0, id=b"order-%d" % n) for n in range(at, at + 2_000)]
         for at in range(0, 12_000, 2_000)
     ]
     for batch in batches:
-        log.batch(batch, lay.UM_BATCH_V1)
+        log.batch(batch)
         image_of(log.state, 1 << 20)
-    assert [log.batch(batch, lay.UM_BATCH_V1).duplicates for batch in batches] == [2_000] * 6
-    for at in range(20_000, 30_000, 2_000):  # the second generation, and the first one again from its smallest table on
-        log.batch([row(1, timestamp=BASE + account) for account in range(at, at + 2_000)], lay.UM_BATCH_V1)
-        image_of(log.state, 1 << 20)
+    assert [log.batch(batch).duplicates for batch in batches] == [2_000] * 6
+
+
+ORDERS: dict[str, Callable[[int], int]] = {
+    "in order": lambda n: n * 1_000,
+    "backwards": lambda n: -n * 1_000,
+    "in no order": lambda n: n * 7_919 % 100_003 * 1_000,
+    "at one moment": lambda n: 0,
+    "a second each": lambda n: n // 3_000 * 1_000_000_000,
+    "batches that overtake each other": lambda n: (n ^ 1024) * 1_000,
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_resent_batch_adds_nothing_whenever_its_events_happened(order: str) -> None:
+    """Enough to split leaves of the index of fingerprints; twelve thousand, then as many that make the first ones old."""
+    log = Log(WIDE)
+
+    def batch(first: int) -> list[bytes]:
+        return [row(n % 9, n, BASE + ORDERS[order](n)) for n in range(first, first + 2_000)]
+
+    starts = range(0, 24_000, 2_000)
+    for first in starts:
+        summary = log.batch(batch(first), lay.UM_BATCH_V1)
+        assert (summary.stored, summary.duplicates) == (2_000, 0)
+        again = log.batch([*batch(first)[::-1], row(1, -1)], lay.UM_BATCH_V1)
+        assert (again.stored, again.duplicates) == (1 if first == 0 else 0, 2_000 if first == 0 else 2_001)
     assert log.state.meta().fps_rotations == 1
+    image = image_of(log.state, 1 << 20)
+    log.state = loader_fed_with(image, len(image), 1 << 20).finish()
+    assert log.state.check(CATALOG) == 0
+    assert [log.batch(batch(first), lay.UM_BATCH_V1).duplicates for first in starts] == [2_000] * 12

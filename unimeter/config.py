@@ -167,8 +167,8 @@ def state_limits(memory_max_bytes: int) -> Limits:
         unit * 2 // 4,  # DIMS, u32 words
         unit * 20 // 128,  # BUCKETS: 96 B + 32 B index
         unit * 9 // 72,  # MEMBERS
-        unit * 11 // 48,  # FPS0: 16 B + 32 B index
-        unit * 11 // 48,  # FPS1
+        unit * 11 // 36,  # FPS0: 16 B + 19 B index at most
+        unit * 11 // 36,  # FPS1
         unit * 18 // 64,  # IDS
         max(64, unit // 5400),  # SESSIONS
         unit // 240,  # PERIODS

@@ -15,7 +15,7 @@
  * Speed is a matter of cache misses: rows are taken in windows, and window.c has looked ahead before a row's turn
  * comes. What it found is right for good; what it did not find may have been created by a row just before.
  */
-#include "um__apply.h"
+#include "um__fps.h"
 
 typedef struct { int64_t min_ts, max_ts; uint8_t *verdicts; uint64_t first_seq; } rows_seen;
 
@@ -199,6 +199,7 @@ void um_apply(um_state *st, const um_catalog *catalog, const uint8_t *bytes, um_
         apply_batches(&ctx, entry, summaries, verdicts, applied);
     } else if (entry->kind == UM_ENTRY_LIMITS && entry->body_len >= sizeof(um_limits)) {
         memcpy(&ctx.meta->limits, entry + 1, sizeof(um_limits));
+        um__fps_limits(st);
     }
     applied->alerts_after = ctx.meta->alert_next;
     applied->digest = ctx.meta->digest;

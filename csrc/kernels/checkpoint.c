@@ -13,7 +13,7 @@
 #include "um__apply.h"
 
 #define MAGIC 0x4B434D55U   /* "UMCK" */
-#define VERSION 2   /* 1: series did not name their plain bucket */
+#define VERSION 3   /* 1: series did not name their plain bucket; 2: fingerprints did not begin with a time */
 typedef struct { uint32_t magic, version, regions, reserved; uint64_t used[UM_REGIONS]; } image_header;
 
 static uint64_t chunks_in(uint64_t bytes) {

@@ -1,12 +1,12 @@
 /* dedup.c - has this very event been stored before?
  *
- * Two memories, keyed by 128-bit hashes:
+ * Two memories, with keys of 128 bits:
  *
  *   ids            (account, id) -> hash of the content. Same content: duplicate; other content: conflict.
  *                  Never forgotten.
- *   fingerprints   for v1 rows with an explicit timestamp and no id: hash of the row's bytes. Two generations
- *                  of bounded size; the full one becomes the old one and the older is emptied, at an entry's
- *                  start, so all replicas forget alike.
+ *   fingerprints   for v1 rows with an explicit timestamp and no id: 52 bits of the timestamp, which say where to look
+ *                  (fps.c), and 76 bits of a hash of the row's bytes. Two generations of bounded size; the full one
+ *                  becomes the old one and the older is emptied, at an entry's start, so all replicas forget alike.
  *
  * Equal rows inside one batch are distinct events; only a resend of the batch is a duplicate. So the k-th
  * repetition (k > 0) in a batch of a row whose fingerprint is known is remembered as hash(fingerprint, k).
@@ -15,7 +15,7 @@
  * rows that met a known fingerprint: fresh rows, the normal case, never touch that table. A row whose
  * fingerprint was found among those stored since the batch began has therefore ordinal 1 at least.
  */
-#include "um__apply.h"
+#include "um__fps.h"
 
 typedef struct { uint64_t lo, hi, count; } ordinal_slot;
 #define ORDINAL_SLOTS_MIN 16
@@ -36,7 +36,7 @@ void um__dedup_rotate(um__ctx *ctx, uint32_t entry_rows) {
     ctx->meta->fps_rotations++;
     ctx->fps = UM_R_FPS0 + (uint32_t)ctx->meta->fps_current;
     st->region[ctx->fps].used = 0;   /* the bytes stay until appended over: um__append saves them for a checkpoint */
-    um__index_clear(st, UM_X_FPS0 + (uint32_t)ctx->meta->fps_current);
+    um__fps_clear(st, um__current_fps(ctx));
 }
 
 /* ---- keys ---- */
@@ -91,14 +91,11 @@ void um__dedup_key(const um__ctx *ctx, const uint8_t *row, uint32_t len, um__ded
     } else {
         return;
     }
-    dedup->lo = hash[0];
+    dedup->lo = dedup->kind == UM__DEDUP_FP ? um__fps_lo(head->timestamp_ns, hash[0]) : hash[0];
     dedup->hi = hash[1];
 }
 
 /* ---- looking ahead ---- */
-
-static uint32_t current_index(const um__ctx *ctx) { return ctx->fps == UM_R_FPS0 ? UM_X_FPS0 : UM_X_FPS1; }
-static uint32_t other_index(const um__ctx *ctx) { return ctx->fps == UM_R_FPS0 ? UM_X_FPS1 : UM_X_FPS0; }
 
 /* um__absent, or what comes behind the home line on its way: the search will probably go on there. */
 static int absent_or_ask(const um_state *st, uint32_t index, uint64_t hash, uint64_t *at) {
@@ -109,19 +106,23 @@ static int absent_or_ask(const um_state *st, uint32_t index, uint64_t hash, uint
 
 void um__dedup_peek(const um__ctx *ctx, um__dedup *dedup) {
     const um_state *st = ctx->st;
-    uint64_t elsewhere;
+    uint64_t hi = dedup->hi, nowhere;
     if (dedup->kind == UM__DEDUP_ID) {
         dedup->fresh = (uint32_t)absent_or_ask(st, UM_X_IDS, dedup->lo, &dedup->at);
     } else if (dedup->kind == UM__DEDUP_FP) {
-        const uint32_t other = other_index(ctx);
-        dedup->fresh = (uint32_t)absent_or_ask(st, current_index(ctx), dedup->lo, &dedup->at);
-        if (st->table[other].used != 0) dedup->fresh &= (uint32_t)absent_or_ask(st, other, dedup->lo, &elsewhere);
+        const uint32_t current = um__current_fps(ctx), other = um__other_fps(ctx);
+        dedup->fresh = dedup->leaf == NULL || (uint32_t)um__fps_absent(st, current, um__fps_line(dedup->leaf, hi), hi, &dedup->at);
+        if (dedup->elsewhere.nodes != NULL) dedup->fresh &= (uint32_t)um__fps_absent(st, other, um__fps_line(dedup->other_leaf, hi), hi, &nowhere);
     }
 }
 
 /* The row's turn has come: what was absent may have been entered by a row before. (Not in the other generation.) */
-static int still_fresh(const um__ctx *ctx, const um__dedup *dedup, uint32_t index) {
-    return dedup->fresh && um__still_absent(ctx->st, index, dedup->at);
+static int still_fresh(const um__ctx *ctx, const um__dedup *dedup) {
+    const um_state *st = ctx->st;
+    if (!dedup->fresh) return 0;
+    if (dedup->kind == UM__DEDUP_ID) return um__still_absent(st, UM_X_IDS, dedup->at);
+    const uint32_t current = um__current_fps(ctx);
+    return um__fps_tree_of(st, current)->version == dedup->version && um__slots(st, current)[dedup->at] == 0;
 }
 
 /* ---- ids ---- */
@@ -147,7 +148,7 @@ static uint32_t look_id(const um__ctx *ctx, const um__row_view *view, um__dedup 
     uint64_t pos = um__home(st, UM_X_IDS, dedup->lo);
     uint32_t number;
     dedup->content = id_content(view);
-    if (still_fresh(ctx, dedup, UM_X_IDS)) return UM_V_STORED;
+    if (still_fresh(ctx, dedup)) return UM_V_STORED;
     dedup->at = 0;
     if (um__absent(st, UM_X_IDS, dedup->lo, &dedup->at)) return UM_V_STORED;
     while ((number = um__probe(st, UM_X_IDS, dedup->lo, &pos)) != UM_NONE) {
@@ -159,14 +160,11 @@ static uint32_t look_id(const um__ctx *ctx, const um__row_view *view, um__dedup 
 
 /* ---- fingerprints ---- */
 
-static uint32_t find_fp(const um_state *st, uint32_t generation, uint64_t lo, uint64_t hi) {
-    const um_fp *fps = (const um_fp *)(const void *)st->region[UM_R_FPS0 + generation].base;
-    uint64_t pos = um__home(st, UM_X_FPS0 + generation, lo);
-    uint32_t number;
-    while ((number = um__probe(st, UM_X_FPS0 + generation, lo, &pos)) != UM_NONE) {
-        if (fps[number].lo == lo && fps[number].hi == hi) return number;
-    }
-    return UM_NONE;
+/* Is it known, and if so, by which record of the current generation? UM_NONE: by the other's. */
+static int is_known(const um__ctx *ctx, uint64_t lo, uint64_t hi, uint32_t *number) {
+    const um_fp fp = {lo, hi};
+    *number = um__fps_find(ctx->st, um__current_fps(ctx), &fp);
+    return *number != UM_NONE || um__fps_find(ctx->st, um__other_fps(ctx), &fp) != UM_NONE;
 }
 
 /* The batch's counter for a base fingerprint, made with `first` when there is none; NULL: table full. */
@@ -179,7 +177,7 @@ static uint64_t *ordinal(um__ctx *ctx, uint64_t lo, uint64_t hi, uint64_t first)
         ctx->ordinal_mask = count - 1;
         ctx->ordinal_used = 0;
     }
-    for (uint64_t at = lo & ctx->ordinal_mask;; at = (at + 1) & ctx->ordinal_mask) {
+    for (uint64_t at = hi & ctx->ordinal_mask;; at = (at + 1) & ctx->ordinal_mask) {
         if (slots[at].lo == lo && slots[at].hi == hi) return &slots[at].count;
         if ((slots[at].lo | slots[at].hi) != 0) continue;
         if (ctx->ordinal_used > ctx->ordinal_mask / 2) return NULL;
@@ -190,28 +188,21 @@ static uint64_t *ordinal(um__ctx *ctx, uint64_t lo, uint64_t hi, uint64_t first)
 }
 
 static uint32_t look_fp(um__ctx *ctx, um__dedup *dedup) {
-    const um_state *st = ctx->st;
-    const uint32_t current = ctx->fps - UM_R_FPS0, other = current ^ 1;
-    uint64_t elsewhere;
-    if (still_fresh(ctx, dedup, current_index(ctx))) return UM_V_STORED;
+    uint32_t number;
+    if (still_fresh(ctx, dedup)) return UM_V_STORED;
     dedup->at = 0;
-    const int fresh = um__absent(st, current_index(ctx), dedup->lo, &dedup->at);
-    if (fresh && (st->table[other_index(ctx)].used == 0 || um__absent(st, other_index(ctx), dedup->lo, &elsewhere))) return UM_V_STORED;
-    uint32_t number = fresh ? UM_NONE : find_fp(st, current, dedup->lo, dedup->hi);
-    const int of_this_batch = number != UM_NONE && number >= ctx->batch_fps;
-    if (number == UM_NONE) number = find_fp(st, other, dedup->lo, dedup->hi);
-    if (number == UM_NONE) return UM_V_STORED;
+    if (!is_known(ctx, dedup->lo, dedup->hi, &number)) return UM_V_STORED;
 
-    dedup->at = 0;   /* what is remembered, if anything, will be another hash */
+    const int of_this_batch = number != UM_NONE && number >= ctx->batch_fps;
     dedup->ordinal = ordinal(ctx, dedup->lo, dedup->hi, of_this_batch ? 1 : 0);
     if (dedup->ordinal == NULL) return UM_V_FULL;
     if (*dedup->ordinal != 0) {
         const uint64_t base[2] = {dedup->lo, dedup->hi};
         uint64_t hash[2];
         um_hash128((const uint8_t *)base, sizeof base, *dedup->ordinal, hash);
-        dedup->lo = hash[0];
+        dedup->lo = um__fps_lo_like(dedup->lo, hash[0]);
         dedup->hi = hash[1];
-        if (find_fp(st, current, hash[0], hash[1]) == UM_NONE && find_fp(st, other, hash[0], hash[1]) == UM_NONE) return UM_V_STORED;
+        if (!is_known(ctx, dedup->lo, dedup->hi, &number)) return UM_V_STORED;
     }
     ++*dedup->ordinal;
     return UM_V_DUPLICATE;
@@ -246,7 +237,7 @@ void um__dedup_remember(um__ctx *ctx, const um__dedup *dedup, uint64_t seq) {
         const um_fp fp = {dedup->lo, dedup->hi};
         const uint32_t number = um__fps_count(st, ctx->fps);
         um__append(st, ctx->fps, &fp, sizeof fp);
-        um__index_add_at(st, current_index(ctx), dedup->at, fp.lo, number);
+        um__fps_add(st, um__current_fps(ctx), dedup->leaf, dedup->at, number);
         if (dedup->ordinal != NULL) ++*dedup->ordinal;
     }
 }

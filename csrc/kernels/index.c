@@ -21,8 +21,10 @@
  *
  * So no record entered costs more than a fixed amount of work (and the rest of one run of full slots). Where a slot
  * lies depends on the history; what a lookup finds does not. Indexes are no part of a state's image.
+ *
+ * Fingerprints have indexes of another kind: fps.c.
  */
-#include "um__apply.h"
+#include "um__fps.h"
 
 #define STEP 16            /* a table of n slots is left within n / 16 records; the new one lasts for 5n / 8 and more */
 #define SOON 4             /* with a quarter more records a table is too small */
@@ -35,7 +37,7 @@ static uint64_t *all_slots(const um_state *st, uint32_t index) {
 
 /* Twice as large costs the least memory, four times as large the least work. */
 static uint64_t growth_of(uint32_t index) {
-    return index == UM_X_FPS0 || index == UM_X_FPS1 || index == UM_X_IDS ? 4 : 2;
+    return index == UM_X_IDS ? 4 : 2;
 }
 
 static uint32_t shift_of(uint64_t slots) {
@@ -55,7 +57,9 @@ static uint64_t slots_max(const um_arena *arena) {
 }
 
 uint64_t um_index_bytes_max(const um_limits *limits, uint32_t index) {
-    return index < UM_INDEXES ? 2 * sizeof(uint64_t) * slots_for(limits->records_max[um__region_of_index(index)]) : 0;
+    if (index >= UM_INDEXES) return 0;
+    const uint64_t records = limits->records_max[um__region_of_index(index)];
+    return um__is_of_fps(index) ? um__fps_bytes_max(records) : 2 * sizeof(uint64_t) * slots_for(records);
 }
 
 /* ---- memory ---- */
@@ -92,7 +96,8 @@ static void start_over(um_state *st, uint32_t index, uint64_t slots) {
 }
 
 void um__index_clear(um_state *st, uint32_t index) {
-    start_over(st, index, UM__SLOTS_MIN);
+    if (um__is_of_fps(index)) um__fps_clear(st, index);
+    else start_over(st, index, UM__SLOTS_MIN);
 }
 
 /* ---- entering ---- */
@@ -191,8 +196,6 @@ static uint64_t record_hash(const um_state *st, uint32_t index, uint32_t number)
     }
     case UM_X_BUCKETS: return um__hash2(((const um_bucket *)record)->cell, ((const um_bucket *)record)->hour);
     case UM_X_MEMBERS: return um__hash2(((const um_member *)record)->bucket, (uint64_t)((const um_member *)record)->member);
-    case UM_X_FPS0:
-    case UM_X_FPS1: return ((const um_fp *)record)->lo;
     case UM_X_IDS: return ((const um_id *)record)->lo;
     case UM_X_SESSIONS: return um__hash2(((const um_session *)record)->id_hi, ((const um_session *)record)->id_lo);
     default: return um__hash2(((const um_pmember *)record)->period, (uint64_t)((const um_pmember *)record)->member);
@@ -203,6 +206,10 @@ void um__index_rebuild(um_state *st, uint32_t index) {
     const uint32_t count = um__count(st, um__region_of_index(index));
     uint32_t wanted = 0, asked = 0, entered = 0;
     struct { uint64_t hash; uint32_t number, pad; } ahead[REBUILD_AHEAD];
+    if (um__is_of_fps(index)) {
+        um__fps_rebuild(st, index);
+        return;
+    }
     for (uint32_t i = 0; i < count; i++) wanted += (uint32_t)is_indexed(st, index, i);
     const uint64_t slots = slots_for(wanted), most = slots_max(&st->index[index]);
     start_over(st, index, slots < most ? slots : most);
@@ -228,6 +235,7 @@ int um__index_exact(const um_state *st, uint32_t index) {
     const um_table *t = &st->table[index];
     const uint32_t count = um__count(st, um__region_of_index(index));
     uint32_t wanted = 0;
+    if (um__is_of_fps(index)) return um__fps_exact(st, index);
     for (uint32_t i = 0; i < count; i++) wanted += (uint32_t)is_indexed(st, index, i);
     if (t->used != wanted || (um__overfull(t->used, t->slots) && t->slots < UM__SLOTS_MAX)) return 0;
     for (uint32_t i = 0; i < count; i++) {

@@ -3,8 +3,9 @@
  * Areas grow by being written to, and the first write to a page makes whoever writes wait until it exists: a huge page takes
  * a third of a millisecond, and in a virtual machine whose host has yet to find the memory up to four (measured). Applying
  * two thousand rows takes half of one. So the caller may ask now and then which stretches will be needed next, and have
- * their pages made elsewhere. A region is written from front to back: AHEAD bytes behind its end are wanted. An index moves
- * into a table that nobody has touched yet: that table is wanted as a whole, shortly before.
+ * their pages made elsewhere. A region is written from front to back: AHEAD bytes behind its end are wanted. So is
+ * an index of fingerprints. Another index moves into a table that nobody has touched yet: that table is wanted as a whole,
+ * shortly before.
  *
  * A hint and nothing else: the state's content does not depend on it. Small areas, whose pages are small, are left alone.
  */
@@ -29,25 +30,26 @@ static uint32_t want(const um_arena *area, uint64_t *ready, uint64_t from, uint6
     return 1;
 }
 
-static uint32_t want_region(um_state *st, uint32_t region, um_stretch *out) {
-    const um_arena *area = &st->region[region];
+/* Of an area that is written from front to back. */
+static uint32_t want_next(const um_arena *area, uint64_t *ready, um_stretch *out) {
     if (area->reserved < AREA_BYTES_MIN || area->used < HUGE_PAGE_BYTES / 2) return 0;
-    return want(area, &st->ready[region], area->used, area->used + AHEAD_BYTES, out);
+    return want(area, ready, area->used, area->used + AHEAD_BYTES, out);
 }
 
 static uint32_t want_index(um_state *st, uint32_t index, um_stretch *out) {
     const um_arena *area = &st->index[index];
     const um_table *table = &st->table[index];
-    uint64_t slots = table->slots;
+    uint64_t slots = table->slots, *ready = &st->ready[UM_REGIONS + index];
+    if (um__is_of_fps(index)) return want_next(area, ready, out);
     if (area->reserved < AREA_BYTES_MIN) return 0;
     if (table->old_slots == 0) slots = um__next_slots(st, index);
     if (slots * sizeof(uint64_t) < HUGE_PAGE_BYTES) return 0;
-    return want(area, &st->ready[UM_REGIONS + index], slots * sizeof(uint64_t), 2 * slots * sizeof(uint64_t), out);
+    return want(area, ready, slots * sizeof(uint64_t), 2 * slots * sizeof(uint64_t), out);
 }
 
 uint32_t um_state_ahead(um_state *st, um_stretch *out) {
     uint32_t count = 0;
-    for (uint32_t region = 0; region < UM_REGIONS; region++) count += want_region(st, region, out + count);
+    for (uint32_t region = 0; region < UM_REGIONS; region++) count += want_next(&st->region[region], &st->ready[region], out + count);
     for (uint32_t index = 0; index < UM_INDEXES; index++) count += want_index(st, index, out + count);
     return count;
 }

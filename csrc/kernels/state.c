@@ -11,9 +11,10 @@
  *                      of a series is not indexed: the series names it, and most series have one
  *   BUCKETS            hash2(cell, hour)
  *   MEMBERS            hash2(bucket, member)
- *   FPS0, FPS1, IDS    the record's lo, itself a hash
+ *   IDS                the record's lo, itself a hash
  *   SESSIONS           hash2(id_hi, id_lo)
  *   PMEMBERS           hash2(period, member)
+ * FPS0 and FPS1 have indexes of another kind, ordered by their records (fps.c).
  */
 #include "um__apply.h"
 

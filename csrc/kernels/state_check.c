@@ -2,7 +2,7 @@
  *
  *    1  META: one record; rows accounted for (stored + duplicates + conflicts + refused == rows logged)
  *    2  every region holds whole records inside its memory
- *    3  every index holds every record of its pool exactly once, at most five eighths full
+ *    3  every index holds every record of its pool exactly once, at most five eighths full (of fingerprints: fps.c)
  *    4  VALUES: record 0 is ""; bytes inside HEAP; the hash is theirs; no value twice
  *    5  ACCOUNTS: the same, none empty
  *    6  SERIES: account and metric exist, none twice; the chain of cells is whole and belongs to it; its plain bucket

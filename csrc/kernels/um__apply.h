@@ -22,6 +22,7 @@
 static inline int um__overfull(uint64_t records, uint64_t slots) {
     return 8 * records > 5 * slots;
 }
+static inline int um__is_of_fps(uint32_t index) { return index == UM_X_FPS0 || index == UM_X_FPS1; }   /* fps.c has those */
 uint64_t um__next_slots(const um_state *st, uint32_t index);   /* of the table that it will soon grow into; 0: not soon */
 static inline uint32_t um__region_of_index(uint32_t index) {
     static const uint8_t regions[UM_INDEXES] = {
@@ -188,25 +189,20 @@ typedef struct {                 /* of a row that is more than its head */
 #define UM__DEDUP_NONE 0
 #define UM__DEDUP_ID 1
 #define UM__DEDUP_FP 2
+typedef struct um__fps_node um__fps_node;   /* um__fps.h */
+typedef struct { um__fps_node *nodes; uint32_t count, guess; } um__fps_way;
 typedef struct {
     uint32_t kind, fresh;        /* fresh: um__dedup_peek found it absent, with `at` the slot to take */
     uint64_t lo, hi;             /* the key: of the id, or of the row's bytes; then what is to be remembered */
     uint64_t content;            /* ids only */
     uint64_t *ordinal;           /* counter of equal rows in this batch, NULL when there is none yet */
     uint64_t at;                 /* the slot of the index that is to be taken, 0: not known */
+    um__fps_way way, elsewhere;  /* fingerprints only, from here on: to where it may be in the current generation and in the ... */
+    um__fps_node *leaf, *other_leaf;   /* ... other one; these leaves */
+    uint64_t version;            /* of the current generation's index when that was found out */
 } um__dedup;
 void um__dedup_rotate(um__ctx *ctx, uint32_t entry_rows);
 void um__dedup_key(const um__ctx *ctx, const uint8_t *row, uint32_t len, um__dedup *dedup);
-/* Prefetches. An empty table, such as the other generation's until the first rotation, is not worth a trip to memory. */
-static UM__ASK void um__dedup_ask(const um__ctx *ctx, const um__dedup *dedup) {
-    const um_state *st = ctx->st;
-    if (dedup->kind == UM__DEDUP_ID) {
-        um__index_prefetch(st, UM_X_IDS, dedup->lo);
-    } else if (dedup->kind == UM__DEDUP_FP) {
-        if (st->table[UM_X_FPS0].used != 0) um__index_prefetch(st, UM_X_FPS0, dedup->lo);
-        if (st->table[UM_X_FPS1].used != 0) um__index_prefetch(st, UM_X_FPS1, dedup->lo);
-    }
-}
 void um__dedup_peek(const um__ctx *ctx, um__dedup *dedup);                                       /* looks, before the row's turn */
 uint32_t um__dedup_look(um__ctx *ctx, const um__tail *tail, um__dedup *dedup);                   /* a verdict; nothing is remembered */
 int um__dedup_room(const um__ctx *ctx, const um__dedup *dedup);

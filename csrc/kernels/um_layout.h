@@ -224,13 +224,22 @@ typedef struct {                /* an index's current table; while it grows, als
     uint64_t dirty, dirty_end;  /* slots not zeroed yet since the index was emptied */
     uint32_t shift, old_shift;  /* hash >> shift: a slot of the table */
 } um_table;
+typedef struct {                /* an index of fingerprints (fps.c) */
+    uint64_t records;
+    um_fp greatest;
+    uint32_t pages, inners;     /* taken from the arena, from its front; of them, inner pages */
+    uint32_t tops, top_pages;   /* the first of the pages with a node per inner page; how many these are */
+    uint32_t leaf_full, leaf_done, inner_full, reserved;   /* records and nodes of a page (fps.c) */
+    uint64_t version;           /* another whenever a record or a node has moved */
+} um_fps_tree;
 
 /* Everything a group's state consists of. The caller owns the memory: region[] and index[] must be zeroed
  * private mappings with room for their limits; cow and cow_map are used while a checkpoint streams. */
 typedef struct {
     um_arena region[17];
     um_arena index[11];         /* u64 slots: tag32 << 32 | record number + 1; 0 = empty */
-    um_table table[11];         /* where in index[] the records are to be found now (index.c) */
+    um_table table[11];         /* where in index[] the records are to be found now (index.c); not for FPS0 and FPS1 */
+    um_fps_tree fps[2];         /* for these */
     um_arena cow, cow_map;      /* saved chunks; u32 per chunk: saved number + 1 */
     um_arena scratch;           /* batch-local tables of apply */
     uint32_t ckpt_active, ckpt_region;

@@ -12,7 +12,7 @@
  * Nothing is changed here. A record that was found and verified goes into the row's target, which may rely on
  * it: records never move or vanish. Not found means only: not yet, look again when the turn comes.
  */
-#include "um__apply.h"
+#include "um__fps.h"
 
 /* ---- what the row says ---- */
 
@@ -146,6 +146,7 @@ uint32_t um__window_fill(const um__ctx *ctx, const uint8_t **rows, const uint8_t
         at += len;
     }
     *rows = at;
+    for (um__pending *p = first; p < past; p++) um__dedup_ask_line(ctx, &p->dedup);
     for (um__pending *p = first; p < past; p++) ask_series(ctx, &p->target);
     for (um__pending *p = first; p < past; p++) ask_bucket_or_cell(ctx, &p->target, &cells);
     if (cells) {

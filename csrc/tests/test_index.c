@@ -1,6 +1,6 @@
 /* test_index.c - indexes while they grow, wrap around and are emptied: every record is found at any moment.
  *
- * Fingerprints are the records here, as their hashes can be chosen freely: at random, all alike (one run of full
+ * Ids are the records here, as their hashes can be chosen freely: at random, all alike (one run of full
  * slots), and all in the table's last line (a run that wraps around its end).
  */
 #include "state_fixture.h"
@@ -13,37 +13,37 @@ static uint64_t last_line_hash(uint32_t i) { return i % 8 == 0 && i < 8000 ? ~(u
 static uint64_t both_ends_hash(uint32_t i) { return i % 16 < 2 && i < 4000 ? (i % 2 ? ~0ULL << 20 : 5ULL) + i : um__hash2(i, 4); }
 
 static void remember(um_state *st, uint64_t lo) {
-    const um_fp fp = {lo, ~lo};
-    const uint32_t number = um__fps_count(st, UM_R_FPS0);
-    um__append(st, UM_R_FPS0, &fp, sizeof fp);
+    const um_id id = {lo, ~lo, 0, 0};
+    const uint32_t number = um__count(st, UM_R_IDS);
+    um__append(st, UM_R_IDS, &id, sizeof id);
     uint64_t at = 0;
-    if (number % 2 == 0 && !um__absent(st, UM_X_FPS0, lo, &at)) at = 0;
-    um__index_add_at(st, UM_X_FPS0, at, lo, number);
+    if (number % 2 == 0 && !um__absent(st, UM_X_IDS, lo, &at)) at = 0;
+    um__index_add_at(st, UM_X_IDS, at, lo, number);
 }
 
 /* Entered one by one; looked up all at once at every size in the beginning, later now and then. */
 static void fill(um_state *st, uint64_t (*hash_of)(uint32_t), uint32_t records, uint32_t *grown) {
     for (uint32_t i = 0; i < records; i++) {
-        const uint64_t slots = st->table[UM_X_FPS0].slots;
+        const uint64_t slots = st->table[UM_X_IDS].slots;
         uint64_t at;
         remember(st, hash_of(i));
-        assert(!um__absent(st, UM_X_FPS0, hash_of(i), &at));
-        *grown += st->table[UM_X_FPS0].slots != slots;
-        if (i < 1000 || i % 997 == 0 || st->table[UM_X_FPS0].slots != slots) assert(um__index_exact(st, UM_X_FPS0));
+        assert(!um__absent(st, UM_X_IDS, hash_of(i), &at));
+        *grown += st->table[UM_X_IDS].slots != slots;
+        if (i < 1000 || i % 997 == 0 || st->table[UM_X_IDS].slots != slots) assert(um__index_exact(st, UM_X_IDS));
     }
-    assert(um__index_exact(st, UM_X_FPS0));
+    assert(um__index_exact(st, UM_X_IDS));
 }
 
 static um_limits roomy(void) {
     um_limits limits = plenty();
-    limits.records_max[UM_R_FPS0] = RECORDS;
+    limits.records_max[UM_R_IDS] = RECORDS;
     return limits;
 }
 
 static void forget(um_state *st) {
-    st->region[UM_R_FPS0].used = 0;
-    um__index_clear(st, UM_X_FPS0);
-    assert(um__index_exact(st, UM_X_FPS0));
+    st->region[UM_R_IDS].used = 0;
+    um__index_clear(st, UM_X_IDS);
+    assert(um__index_exact(st, UM_X_IDS));
 }
 
 static void every_record_is_found_while_the_index_grows(void) {
@@ -52,7 +52,7 @@ static void every_record_is_found_while_the_index_grows(void) {
         world *w = world_new(roomy());
         uint32_t grown = 0;
         fill(&w->st, hashes[h], RECORDS, &grown);
-        assert(grown >= 4 && w->st.table[UM_X_FPS0].old_slots == 0);
+        assert(grown >= 4 && w->st.table[UM_X_IDS].old_slots == 0);
         world_free(w);
     }
 }
@@ -66,7 +66,7 @@ static void an_emptied_index_forgets_everything_and_fills_again(void) {
         forget(&w->st);
         for (uint32_t i = 0; i < RECORDS; i += 97) {
             uint64_t at, hash = hashes[round % 4](i);
-            assert(um__absent(&w->st, UM_X_FPS0, hash, &at));
+            assert(um__absent(&w->st, UM_X_IDS, hash, &at));
         }
     }
     world_free(w);
@@ -79,11 +79,11 @@ static void emptying_leaves_nothing_to_zero_when_a_table_is_needed(void) {
     fill(st, random_hash, RECORDS, &grown);
     forget(st);
     for (uint32_t i = 0; i < RECORDS; i++) {
-        const uint64_t dirty = st->table[UM_X_FPS0].dirty;
+        const uint64_t dirty = st->table[UM_X_IDS].dirty;
         remember(st, random_hash(i));
-        assert(st->table[UM_X_FPS0].dirty - dirty <= 64);   /* a little per record, also where a table is opened */
+        assert(st->table[UM_X_IDS].dirty - dirty <= 64);   /* a little per record, also where a table is opened */
     }
-    assert(um__index_exact(st, UM_X_FPS0) && st->table[UM_X_FPS0].dirty == st->table[UM_X_FPS0].dirty_end);
+    assert(um__index_exact(st, UM_X_IDS) && st->table[UM_X_IDS].dirty == st->table[UM_X_IDS].dirty_end);
     world_free(w);
 }
 
@@ -92,8 +92,8 @@ static void a_rebuilt_index_holds_what_the_grown_one_did(void) {
     uint32_t grown = 0;
     for (uint32_t records = 1; records < 6000; records = records * 5 / 2 + 1) {
         fill(&w->st, both_ends_hash, records, &grown);
-        um__index_rebuild(&w->st, UM_X_FPS0);
-        assert(um__index_exact(&w->st, UM_X_FPS0));
+        um__index_rebuild(&w->st, UM_X_IDS);
+        assert(um__index_exact(&w->st, UM_X_IDS));
         forget(&w->st);
     }
     world_free(w);
@@ -102,11 +102,11 @@ static void a_rebuilt_index_holds_what_the_grown_one_did(void) {
 static void an_index_with_more_records_than_it_has_room_for_is_noticed(void) {
     world *w = world_new(roomy());
     um_state *st = &w->st;
-    st->index[UM_X_FPS0].reserved = 2 * 8 * 64;   /* one table of 64 slots */
+    st->index[UM_X_IDS].reserved = 2 * 8 * 64;   /* one table of 64 slots */
     for (uint32_t i = 0; i < 200; i++) remember(st, random_hash(i));
-    assert(!um__index_exact(st, UM_X_FPS0));
-    um__index_rebuild(st, UM_X_FPS0);
-    assert(!um__index_exact(st, UM_X_FPS0));
+    assert(!um__index_exact(st, UM_X_IDS));
+    um__index_rebuild(st, UM_X_IDS);
+    assert(!um__index_exact(st, UM_X_IDS));
     world_free(w);
 }
 

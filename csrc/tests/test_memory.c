@@ -113,6 +113,11 @@ static void small_areas_are_left_alone_however_full_they_are(void) {
         }
     }
     for (uint32_t x = 0; x < UM_INDEXES; x++) {
+        if (um__is_of_fps(x)) {
+            w->st.index[x].used = 3 * HUGE;
+            assert(ask(w) == 0);
+            continue;
+        }
         w->st.table[x].slots = HUGE / 16;   /* the next one is as large as a huge page */
         w->st.table[x].used = HUGE / 32 + 1000;
         assert(um__next_slots(&w->st, x) * 8 == HUGE && ask(w) == 0);
@@ -123,9 +128,8 @@ static void small_areas_are_left_alone_however_full_they_are(void) {
 /* ---- regions ---- */
 
 /* Grown at random to its end, asked about after every step: what follows the end is always there, and nothing twice. */
-static void grow_and_ask(uint32_t region, uint64_t reserved, uint64_t step_max) {
-    world *w = large(reserved, PAGE);
-    um_arena *area = &w->st.region[region];
+static void grow_area_and_ask(world *w, int is_index, uint32_t number, uint64_t reserved, uint64_t step_max) {
+    um_arena *area = is_index ? &w->st.index[number] : &w->st.region[number];
     area->used = HUGE / 2 + dice(PAGE);
     const uint64_t first = area->used;
     uint64_t asked = 0, past = page_floor(first);
@@ -149,10 +153,23 @@ static void grow_and_ask(uint32_t region, uint64_t reserved, uint64_t step_max) 
     let_go(w);
 }
 
+static void grow_and_ask(uint32_t region, uint64_t reserved, uint64_t step_max) {
+    grow_area_and_ask(large(reserved, PAGE), 0, region, reserved, step_max);
+}
+
+static void grow_index_and_ask(uint32_t index, uint64_t reserved, uint64_t step_max) {
+    grow_area_and_ask(large(PAGE, reserved), 1, index, reserved, step_max);
+}
+
 static void a_region_is_asked_for_ahead_of_its_end_every_byte_once(void) {
     for (uint32_t region = 1; region < UM_REGIONS; region++) grow_and_ask(region, 20 * HUGE + 5 * PAGE, HUGE / 3);
     grow_and_ask(UM_R_HEAP, 4 * HUGE, 5000);
     grow_and_ask(UM_R_HEAP, 5 * HUGE - OFF_HUGE, 70000);   /* it ends with a huge page */
+}
+
+static void so_is_an_index_of_fingerprints(void) {
+    grow_index_and_ask(UM_X_FPS0, 20 * HUGE + 5 * PAGE, HUGE / 3);
+    grow_index_and_ask(UM_X_FPS1, 5 * HUGE - OFF_HUGE, 70000);
 }
 
 static void a_region_that_has_outrun_what_was_asked_for_is_asked_for_from_its_end(void) {
@@ -163,6 +180,7 @@ static void every_region_and_index_has_its_own_stretch(void) {
     world *w = large(32 * HUGE, 32 * HUGE);
     for (uint32_t r = 1; r < UM_REGIONS; r++) w->st.region[r].used = HUGE + r * 10000;
     for (uint32_t x = 0; x < UM_INDEXES; x++) {
+        w->st.index[x].used = HUGE + x * 10000;   /* of fingerprints */
         w->st.table[x].slots = HUGE / 8;
         w->st.table[x].used = HUGE / 16 + 1000;
     }
@@ -226,7 +244,7 @@ static void fill_and_ask(world *w, uint32_t index, uint32_t records, uint32_t ta
 
 static void the_table_that_an_index_grows_into_is_asked_for_as_a_whole_before_it_is_opened(void) {
     const struct { uint32_t index, records, tables; uint64_t bytes; } plays[] = {
-        {UM_X_FPS0, 400000, 2, 8 * HUGE},        /* 65536 > 262144 > 1048576 slots, the last there is room for */
+        {UM_X_IDS, 400000, 2, 8 * HUGE},         /* 65536 > 262144 > 1048576 slots, the last there is room for */
         {UM_X_IDS, 330000, 2, 4 * HUGE},         /* 65536 > 262144 > 524288: no room for four times as many */
         {UM_X_ACCOUNTS, 400000, 3, 64 * HUGE},   /* 131072 > 262144 > 524288 > 1048576 */
         {UM_X_SERIES, 90000, 1, 64 * HUGE},
@@ -241,21 +259,21 @@ static void the_table_that_an_index_grows_into_is_asked_for_as_a_whole_before_it
 
 static void an_index_that_is_emptied_and_filled_again_asks_for_nothing(void) {
     world *w = large(PAGE, 64 * HUGE);
-    fill_and_ask(w, UM_X_FPS0, 200000, 2);
-    um__index_clear(&w->st, UM_X_FPS0);
+    fill_and_ask(w, UM_X_IDS, 200000, 2);
+    um__index_clear(&w->st, UM_X_IDS);
     for (uint32_t i = 0; i < 200000; i++) {
         assert(ask(w) == 0);
-        um__index_add(&w->st, UM_X_FPS0, um__hash2(i, 99), i);
+        um__index_add(&w->st, UM_X_IDS, um__hash2(i, 99), i);
     }
     let_go(w);
 }
 
 static void an_index_in_its_last_table_asks_for_nothing_more(void) {
     world *w = large(PAGE, 4 * HUGE);
-    w->st.table[UM_X_FPS0].slots = 4 * HUGE / 16;
+    w->st.table[UM_X_IDS].slots = 4 * HUGE / 16;
     for (uint64_t used = 0; used < 4 * HUGE / 16; used += 1000) {
-        w->st.table[UM_X_FPS0].used = used;
-        assert(um__next_slots(&w->st, UM_X_FPS0) == 0 && ask(w) == 0);
+        w->st.table[UM_X_IDS].used = used;
+        assert(um__next_slots(&w->st, UM_X_IDS) == 0 && ask(w) == 0);
     }
     let_go(w);
 }
@@ -267,7 +285,7 @@ static void when_pages_were_given_back_everything_is_asked_for_again(void) {
     um_state *st = &w->st;
     um_stretch before[STRETCHES_MAX];
     for (uint32_t r = 1; r < UM_REGIONS; r++) st->region[r].used = 2 * HUGE + r * 5000;
-    for (uint32_t i = 0; i < 36000; i++) um__index_add(st, UM_X_FPS0, um__hash2(i, 1), i);
+    for (uint32_t i = 0; i < 36000; i++) um__index_add(st, UM_X_IDS, um__hash2(i, 1), i);
     const uint32_t count = ask(w);
     memcpy(before, told, sizeof before);
     assert(count == UM_REGIONS - 1 + 1 && ask(w) == 0);
@@ -282,10 +300,10 @@ static void when_pages_were_given_back_everything_is_asked_for_again(void) {
 static void a_table_that_is_being_moved_into_is_asked_for_again_too(void) {
     world *w = large(PAGE, 8 * HUGE);
     um_state *st = &w->st;
-    for (uint32_t i = 0; st->table[UM_X_FPS0].slots < 262144; i++) um__index_add(st, UM_X_FPS0, um__hash2(i, 1), i);
-    assert(st->table[UM_X_FPS0].old_slots == 65536);
+    for (uint32_t i = 0; st->table[UM_X_IDS].slots < 262144; i++) um__index_add(st, UM_X_IDS, um__hash2(i, 1), i);
+    assert(st->table[UM_X_IDS].old_slots == 65536);
     um_state_untouched(st);
-    const stretch s = the_only(w, &st->index[UM_X_FPS0]);
+    const stretch s = the_only(w, &st->index[UM_X_IDS]);
     assert(s.from == 262144 * 8 && s.past >= 2 * 262144 * 8);
     let_go(w);
 }
@@ -341,6 +359,7 @@ int main(void) {
     RUN(a_new_state_asks_for_nothing);
     RUN(small_areas_are_left_alone_however_full_they_are);
     RUN(a_region_is_asked_for_ahead_of_its_end_every_byte_once);
+    RUN(so_is_an_index_of_fingerprints);
     RUN(a_region_that_has_outrun_what_was_asked_for_is_asked_for_from_its_end);
     RUN(every_region_and_index_has_its_own_stretch);
     RUN(a_region_that_is_emptied_and_filled_again_is_not_asked_for_again);

@@ -31,7 +31,7 @@ from unimeter.kernels.api import Kernels
 
 HEADER_MAGIC = b"UMCKPT01"
 FOOTER_MAGIC = b"UMCKEND1"
-VERSION = 2
+VERSION = 3  # that of the image of a state, too (csrc/kernels/checkpoint.c)
 KEPT_MAX = 2
 _CHUNK = struct.Struct("<IIQ")
 _CRC = struct.Struct("<I")

@@ -35,6 +35,8 @@ from unimeter.kernels.layout import (
     UM_R_META,
     UM_R_SKIPS,
     UM_REGIONS,
+    UM_X_FPS0,
+    UM_X_FPS1,
     decode_limits,
     encode_limits,
 )
@@ -52,6 +54,8 @@ _um_state_ahead: Final = lib.um_state_ahead
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
 _IMAGE_HEAD = Struct("<16x17Q")  # used bytes per region, see checkpoint.c
 _SLOTS_MIN = 64  # of an index
+_TABLES = tuple(index for index in range(UM_INDEXES) if index not in (UM_X_FPS0, UM_X_FPS1))
+_LEAF_BYTES, _LEAF_RECORDS = 4096, 448  # of an index of fingerprints
 _META_FIELDS = len(Meta._fields) + 1  # um_meta begins with its version, then come the fields of Meta
 _RECORD_BYTES = tuple(int(lib.um_region_record_bytes(region)) for region in range(UM_REGIONS))
 _SCRATCH_BYTES = int(lib.um_scratch_bytes_max())
@@ -65,10 +69,11 @@ class _Memory:
     """One mapping cut into the areas of a um_state, and the view through which Python reads it."""
 
     def __init__(self, limits: Limits) -> None:
-        limits_c = ffi.new("um_limits *")
         counts = [max(1, min(count, UM_NONE - 1)) for count in limits.records_max]
-        limits_c.records_max = counts
+        limits_c = ffi.new("um_limits *")
         regions = [_page(count * size) for count, size in zip(counts, _RECORD_BYTES, strict=True)]
+        # for all that the pages hold: limits may be raised by that much without moving (_reserve)
+        limits_c.records_max = [size // record for size, record in zip(regions, _RECORD_BYTES, strict=True)]
         indexes = [_page(int(lib.um_index_bytes_max(limits_c, index))) for index in range(UM_INDEXES)]
         chunks = sum(size // UM_COW_CHUNK_BYTES for size in regions)
         self.sizes = [*regions, *indexes, chunks * UM_COW_CHUNK_BYTES, _page(4 * chunks), _page(_SCRATCH_BYTES)]
@@ -90,7 +95,7 @@ class _Memory:
 
     def forget_left_tables(self, state: Any) -> None:
         """Give back the pages of tables that an index has grown out of: they lie below the one it uses (index.c)."""
-        for index in range(UM_INDEXES):
+        for index in _TABLES:
             table = state.table[index]
             size = 8 * int(table.old_slots or table.slots) // mmap.PAGESIZE * mmap.PAGESIZE
             if size:
@@ -202,8 +207,10 @@ class NativeGroupState:
         """What the records need, with the smallest indexes for them: a function of the state. (An index may be
         larger than that for a while, see state.c; its reservation bounds it.)"""
         records = sum(int(self.cdata.region[region].used) for region in range(UM_REGIONS))
-        indexed = (int(self.cdata.table[index].used) for index in range(UM_INDEXES))
-        return records + sum(8 * max(_SLOTS_MIN, 1 << max(2 * count - 1, 0).bit_length()) for count in indexed)
+        fingerprints = sum(_LEAF_BYTES * -(-int(tree.records) // _LEAF_RECORDS) for tree in self.cdata.fps)
+        indexed = (int(self.cdata.table[index].used) for index in _TABLES)
+        tables = sum(8 * max(_SLOTS_MIN, 1 << max(2 * count - 1, 0).bit_length()) for count in indexed)
+        return records + fingerprints + tables
 
     def glance(self, newest: Catalog, catalog: Catalog, data: Bytes) -> bytes | None:
         self._assert_idle()

@@ -1,6 +1,6 @@
 """The image of a state: a header with the length of every region, then the regions' bytes in order.
 
-    u32 magic "UMCK", u32 version 2, u32 region count, u32 0, 17 x u64 bytes in use, then the regions, no padding
+    u32 magic "UMCK", u32 version 3, u32 region count, u32 0, 17 x u64 bytes in use, then the regions, no padding
 
 The image is taken at once, at `begin`; so whatever is applied while it is being read is not in it. Loading
 takes the regions apart and fills the dictionaries again.
@@ -32,7 +32,7 @@ from unimeter.kernels.reference.records import (
 from unimeter.kernels.reference.state import State
 
 _MAGIC = 0x4B434D55
-_VERSION = 2  # 1: series did not name their plain bucket
+_VERSION = 3  # 1: series did not name their plain bucket; 2: fingerprints did not begin with a time
 HEADER = struct.Struct(f"<4I{lay.UM_REGIONS}Q")
 _BYTE, _WORD = struct.Struct("<B"), struct.Struct("<I")
 STRUCTS = (

@@ -32,6 +32,9 @@ _INDEXED = (
 )
 
 
+_LEAF_BYTES, _LEAF_RECORDS = 4096, 448  # of an index of fingerprints
+
+
 def _slots(records: int) -> int:
     """Slots of an index: a power of two, at least 64, at most half in use."""
     return max(64, 1 << (2 * records - 1).bit_length())
@@ -69,7 +72,12 @@ class ReferenceGroupState:
         indexed = {region: counts[region] for region in _INDEXED}
         indexed[lay.UM_R_VALUES] -= 1  # "" is not in an index
         indexed[lay.UM_R_CELLS] -= counts[lay.UM_R_SERIES]  # nor is the first cell of a series
-        return pools + sum(8 * _slots(count) for count in indexed.values())
+        fingerprints = [indexed.pop(region) for region in (lay.UM_R_FPS0, lay.UM_R_FPS1)]
+        return (
+            pools
+            + sum(8 * _slots(count) for count in indexed.values())
+            + sum(_LEAF_BYTES * -(-count // _LEAF_RECORDS) for count in fingerprints)
+        )
 
     def glance(self, newest: Catalog, catalog: Catalog, data: Bytes) -> bytes | None:
         return glance(self.state, own(newest), own(catalog), data)
