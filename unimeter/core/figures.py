@@ -8,10 +8,10 @@ from unimeter.core.raft import Role
 from unimeter.kernels import layout
 
 if TYPE_CHECKING:
-    from unimeter.core.serving import Serving
+    from unimeter.core.parts import Parts
 
 
-def counters(node: Serving) -> dict[str, int]:
+def counters(node: Parts) -> dict[str, int]:
     """By name, the unit last; all are sums over the groups."""
     metas = [group.meta() for group in node.groups]
     return {
