@@ -83,7 +83,7 @@ static int64_t time_of(int times, uint64_t late, uint64_t n) {
 
 typedef struct {
     const char *name;
-    int times;
+    int times;                          /* see time_of */
     uint64_t late;
     uint32_t flags;                     /* of the batches */
     int ids, dims;                      /* do rows carry them? */

@@ -252,7 +252,7 @@ ORDERS: dict[str, Callable[[int], int]] = {
     "in order": lambda n: n * 1_000,
     "backwards": lambda n: -n * 1_000,
     "in no order": lambda n: n * 7_919 % 100_003 * 1_000,
-    "at one moment": lambda n: n * 0,
+    "at one moment": lambda _: 0,
     "a second each": lambda n: n // 3_000 * 1_000_000_000,
     "batches that overtake each other": lambda n: (n ^ 1024) * 1_000,
 }

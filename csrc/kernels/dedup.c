@@ -91,7 +91,7 @@ void um__dedup_key(const um__ctx *ctx, const uint8_t *row, uint32_t len, um__ded
     } else {
         return;
     }
-    dedup->lo = dedup->kind == UM__DEDUP_FP ? um__fps_lo(head->timestamp_ns, hash[0]) : hash[0];
+    dedup->lo = dedup->kind == UM__DEDUP_FP ? um__fps_lo((uint64_t)head->timestamp_ns >> UM__FPS_UNIT_BITS, hash[0]) : hash[0];
     dedup->hi = hash[1];
 }
 
@@ -200,7 +200,7 @@ static uint32_t look_fp(um__ctx *ctx, um__dedup *dedup) {
         const uint64_t base[2] = {dedup->lo, dedup->hi};
         uint64_t hash[2];
         um_hash128((const uint8_t *)base, sizeof base, *dedup->ordinal, hash);
-        dedup->lo = um__fps_lo_like(dedup->lo, hash[0]);
+        dedup->lo = um__fps_lo(dedup->lo >> UM__FPS_HASH_BITS, hash[0]);
         dedup->hi = hash[1];
         if (!is_known(ctx, dedup->lo, dedup->hi, &number)) return UM_V_STORED;
     }

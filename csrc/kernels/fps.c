@@ -28,7 +28,7 @@
 #define NODES ((uint32_t)(UM__PAGE_BYTES / sizeof(um__fps_node)))   /* that a page has room for: 170 */
 
 typedef struct { uint32_t leaf_full, leaf_done, inner_full; } shape;
-static const shape MANY = {448, 384, NODES}, FEW = {14, 12, 6};
+static const shape MANY = {UM_FPS_LEAF_RECORDS, 384, NODES}, FEW = {14, 12, 6};
 
 typedef struct { uint32_t top, leaf; } path;   /* of a leaf: its inner page's number among the tops, its own in there */
 typedef struct { um_fp fp; uint64_t slot; } entry;

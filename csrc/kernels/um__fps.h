@@ -3,7 +3,7 @@
 #define UM__FPS_H
 #include "um__apply.h"
 
-#define UM__PAGE_BYTES 4096ULL
+#define UM__PAGE_BYTES ((uint64_t)UM_FPS_PAGE_BYTES)
 #define UM__LEAF_SLOTS 512ULL
 #define UM__LEAF_LINES 64ULL
 #define UM__FPS_FEW 16384ULL /* records: with this limit or less, pages hold few (fps.c) */
@@ -15,13 +15,9 @@ struct um__fps_node {        /* of one page: an inner one, or a leaf */
     uint32_t page, count;    /* nodes in an inner page, records in a leaf */
 };
 
-/* A fingerprint's first half: its event's time (modulo 2.28 years), which says where to look, before some of the hash. */
-static inline uint64_t um__fps_lo(int64_t timestamp_ns, uint64_t hash) {
-    return (uint64_t)timestamp_ns >> UM__FPS_UNIT_BITS << UM__FPS_HASH_BITS | hash >> (64 - UM__FPS_HASH_BITS);
-}
-/* The same for another hash and the time of an event that has one. */
-static inline uint64_t um__fps_lo_like(uint64_t lo, uint64_t hash) {
-    return lo >> UM__FPS_HASH_BITS << UM__FPS_HASH_BITS | hash >> (64 - UM__FPS_HASH_BITS);
+/* A fingerprint's first half: its event's time in units (modulo 2.28 years), which says where to look, before some of the hash. */
+static inline uint64_t um__fps_lo(uint64_t time, uint64_t hash) {
+    return time << UM__FPS_HASH_BITS | hash >> (64 - UM__FPS_HASH_BITS);
 }
 
 static inline uint32_t um__current_fps(const um__ctx *ctx) { return ctx->fps == UM_R_FPS0 ? UM_X_FPS0 : UM_X_FPS1; }

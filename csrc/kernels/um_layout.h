@@ -132,6 +132,8 @@ typedef struct {
 #define UM_X_IDS 8
 #define UM_X_SESSIONS 9
 #define UM_X_PMEMBERS 10
+#define UM_FPS_PAGE_BYTES 4096   /* of an index of fingerprints (fps.c) */
+#define UM_FPS_LEAF_RECORDS 448  /* a leaf with so many is full */
 #define UM_INDEXES 11
 
 /* Limits are part of the replicated state: every replica must refuse the same event. */

@@ -27,6 +27,8 @@ from unimeter.kernels.layout import (
     META,
     UM_COW_CHUNK_BYTES,
     UM_ENTRY_LIMITS,
+    UM_FPS_LEAF_RECORDS,
+    UM_FPS_PAGE_BYTES,
     UM_INDEXES,
     UM_NONE,
     UM_R_ACCOUNTS,
@@ -55,7 +57,6 @@ _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 
 _IMAGE_HEAD = Struct("<16x17Q")  # used bytes per region, see checkpoint.c
 _SLOTS_MIN = 64  # of an index
 _TABLES = tuple(index for index in range(UM_INDEXES) if index not in (UM_X_FPS0, UM_X_FPS1))
-_LEAF_BYTES, _LEAF_RECORDS = 4096, 448  # of an index of fingerprints
 _META_FIELDS = len(Meta._fields) + 1  # um_meta begins with its version, then come the fields of Meta
 _RECORD_BYTES = tuple(int(lib.um_region_record_bytes(region)) for region in range(UM_REGIONS))
 _SCRATCH_BYTES = int(lib.um_scratch_bytes_max())
@@ -207,7 +208,7 @@ class NativeGroupState:
         """What the records need, with the smallest indexes for them: a function of the state. (An index may be
         larger than that for a while, see state.c; its reservation bounds it.)"""
         records = sum(int(self.cdata.region[region].used) for region in range(UM_REGIONS))
-        fingerprints = sum(_LEAF_BYTES * -(-int(tree.records) // _LEAF_RECORDS) for tree in self.cdata.fps)
+        fingerprints = sum(UM_FPS_PAGE_BYTES * -(-int(tree.records) // UM_FPS_LEAF_RECORDS) for tree in self.cdata.fps)
         indexed = (int(self.cdata.table[index].used) for index in _TABLES)
         tables = sum(8 * max(_SLOTS_MIN, 1 << max(2 * count - 1, 0).bit_length()) for count in indexed)
         return records + fingerprints + tables

@@ -32,9 +32,6 @@ _INDEXED = (
 )
 
 
-_LEAF_BYTES, _LEAF_RECORDS = 4096, 448  # of an index of fingerprints
-
-
 def _slots(records: int) -> int:
     """Slots of an index: a power of two, at least 64, at most half in use."""
     return max(64, 1 << (2 * records - 1).bit_length())
@@ -76,7 +73,7 @@ class ReferenceGroupState:
         return (
             pools
             + sum(8 * _slots(count) for count in indexed.values())
-            + sum(_LEAF_BYTES * -(-count // _LEAF_RECORDS) for count in fingerprints)
+            + sum(lay.UM_FPS_PAGE_BYTES * -(-count // lay.UM_FPS_LEAF_RECORDS) for count in fingerprints)
         )
 
     def glance(self, newest: Catalog, catalog: Catalog, data: Bytes) -> bytes | None:
