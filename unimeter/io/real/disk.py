@@ -10,7 +10,7 @@ the third, so that a query never waits for a segment being created; jobs and new
 read waits until those reads are done: a read that was accepted is answered with the file it was meant for.
 
 A lone write (Write.lone: short, and nothing else waits) on an idle journal lane is done in the event loop's own thread at the
-end of its turn, once what the turn had to send has left: waking the lane and being woken by it costs as much as half
+end of its turn, once what the turn had to send has left (`beside`: followers write while this node does): waking the lane and being woken by it costs as much as half
 a write to a fast disk. While the disk is slow the lanes do everything, so that a disk that hangs does not stop answers and
 heartbeats: from a journal write that took longer than LONE_SLOW_NS until LONE_PAUSE_WRITES in a row were quick.
 
@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from struct import Struct
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from unimeter.config import BLOCK_BYTES
 from unimeter.core.effects import Apply, Create, Delete, Read, Touch, Write
@@ -143,6 +143,16 @@ def _sync_directory(directory: Path) -> None:
         os.close(fd)
 
 
+class Sending(Protocol):
+    """What a disk has to know of a network."""
+
+    def together(self, callback: Callable[[], None]) -> None:
+        """Run the callback, then send what it had to send."""
+
+    def flush(self) -> None:
+        """Have what was to be sent so far leave."""
+
+
 class RealDisk:
     """`interface.Disk` over a directory. `direct=False` keeps it from using O_DIRECT (for tests)."""
 
@@ -163,7 +173,8 @@ class RealDisk:
         self._journal_writes = 0  # under way
         self._pause_writes = 0  # so many journal writes are the lane's, because the disk was slow
         self._on_done: Callable[[WriteDone | ReadDone | ApplyDone], None] | None = None
-        self.around: Callable[[Callable[[], None]], None] = lambda drain: drain()  # runs every drain
+        self.around: Callable[[Callable[[], None]], None] = lambda callback: callback()
+        self._flush: Callable[[], None] = lambda: None
         self._pending: dict[int, tuple[Write | Create | Delete | Read, Any]] = {}  # op -> effect, its memory
         self._jobs: dict[int, Apply] = {}  # that the work lane has, or nobody
         self._backlog: tuple[deque[tuple[Any, ...]], ...] = tuple(deque() for _ in range(lib.UM_SYS_LANES))
@@ -171,6 +182,10 @@ class RealDisk:
         self._held: dict[str, list[Create | Delete]] = {}  # waiting for those reads
         self.last_error = ""  # what the operating system said of the last FAILED operation
         self.figures = DiskFigures(direct=bool(lib.um_sys_is_direct(self._disk)))
+
+    def beside(self, network: Sending) -> None:
+        """What completions have to say is sent together, and before the loop's thread waits for a write what was to be sent has left."""
+        self.around, self._flush = network.together, network.flush
 
     def start(self, on_done: Callable[[WriteDone | ReadDone | ApplyDone], None]) -> None:
         self._on_done = on_done
@@ -251,6 +266,7 @@ class RealDisk:
 
     def _do_lone(self) -> None:
         if self._lone is not None:
+            self._flush()
             self.around(self._write_now)
 
     def _write_now(self) -> None:

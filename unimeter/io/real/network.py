@@ -170,18 +170,19 @@ class RealNetwork:
             callback()
         finally:
             self._together = False
-            self._flush()
+            self.flush()
 
-    def _end_of_turn(self) -> None:
-        self._flush_queued = False
-        self._flush()
-
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what was gathered: the event loop (uvloop from 0.23 on) hands it to the system at once."""
         dirty = self._dirty
         if dirty:
             self._dirty = []
             for connection in dirty:
                 self._write(connection)
+
+    def _end_of_turn(self) -> None:
+        self._flush_queued = False
+        self.flush()
 
     def _write(self, connection: Connection) -> None:
         outbox = connection.outbox

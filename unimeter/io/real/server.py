@@ -109,7 +109,7 @@ class Server:
             say(f"telling clients to connect to {config.advertise}; say --advertise HOST:PORT if that is wrong")
         self._network = RealNetwork(self._loop, config, self._links_max(config.links_max, bool(config.members)))
         self._clock = RealClock(self._loop, self._network.together)
-        self._disk.around = self._network.together
+        self._disk.beside(self._network)
         implementation = kernels.load()
         seed = int.from_bytes(os.urandom(8), "little")
         self._node = Node(config, implementation, None, seed)
