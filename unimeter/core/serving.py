@@ -71,9 +71,10 @@ class Serving(Parts):
                     group.propose(layout.UM_ENTRY_LIMITS, layout.encode_limits(self._limits), lambda _: None)
 
     def _order(self) -> None:
-        """What the journal did not take: give async requests their place all the same, within bounds."""
+        """What the journal did not take: give async requests their place all the same, within bounds, and followers their
+        work: they write while this node's disk is busy with something else."""
         for group in self.groups:
-            if group.leading and group.may_seal_for_async():
+            if group.leading and (group.may_seal_for_async() or group.may_seal_for_followers()):
                 group.seal(self.now.monotonic_ns, self.now.wall_ns)
 
     def _run_ahead(self) -> None:
@@ -100,7 +101,10 @@ class Serving(Parts):
     def hurry(self) -> None:
         """Requests or messages have arrived: what can be done about them at once is not left to the end of the turn. A
         request that is alone costs a step, and not a turn."""
-        shadow = self._flush() and not self.records.lone
+        written = self._flush()
+        if not written and not self.records.idle:
+            self._order()
+        shadow = written and not self.records.lone
         if not shadow:  # else apply while the disk works, which it does once this step is over
             self._apply()
             self._serve_reads()
@@ -131,8 +135,9 @@ class Serving(Parts):
     def written(self) -> None:
         """The record in flight is durable."""
         self.records.written(self.now.monotonic_ns)
-        self.send()
-        if self._flush():
+        busy = self._flush()
+        self.send()  # with what the record seals: followers write it while this node does
+        if busy:
             self._wake()  # the disk works again: apply in its shadow, at the end of the turn
             return
         self._apply()
