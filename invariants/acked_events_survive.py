@@ -7,7 +7,7 @@ the record is durable. So an async batch may be missing if a process died around
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from unimeter.sim.events import Ident
 from unimeter.sim.host import Host
@@ -18,7 +18,7 @@ from unimeter.sim.world import SECOND
 if TYPE_CHECKING:
     from unimeter.sim.runner import Run
 
-UNDER_WAY_NS = SECOND  # longer than any journal write of the simulator takes
+UNDER_WAY_NS: Final = SECOND  # longer than any journal write of the simulator takes
 
 
 class Check(Invariant):

@@ -3,7 +3,7 @@ sent again gets the first answer again; an event with an id that was stored is a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from unimeter.sim import codec
 from unimeter.sim.invariant import Invariant
@@ -13,7 +13,7 @@ from unimeter.sim.requests import ACKED, Ingest, Request
 if TYPE_CHECKING:
     from unimeter.sim.runner import Run
 
-CHANGING_VERDICTS = (6, 8, 9)  # session unknown (evicted since), number settled since, no room for a session
+CHANGING_VERDICTS: Final = (6, 8, 9)  # session unknown (evicted since), number settled since, no room for a session
 
 
 class Check(Invariant):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from unimeter.core.effects import Effect
 from unimeter.core.group import Group
@@ -16,8 +16,8 @@ from unimeter.sim.scenario import REGIONS
 if TYPE_CHECKING:
     from unimeter.sim.runner import Run
 
-EVERY_STEPS = 64
-CHECKPOINTS_MAX = 3  # two kept and one being written
+EVERY_STEPS: Final = 64
+CHECKPOINTS_MAX: Final = 3  # two kept and one being written
 
 
 class Check(Invariant):

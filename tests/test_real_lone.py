@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,15 +39,15 @@ class Step:
         bound = bind("127.0.0.1", 0)
         self.loop.run_until_complete((self.network.listen_peers if inner else self.network.listen)(bound))
         self.ends: list[socket.socket] = []
-        for n in range(3):
+        for _ in range(3):
             self.ends.append(socket.create_connection(bound.getsockname(), PATIENCE_SECONDS))
-            self.until(lambda n=n: len(self.links) > n)
+            self.until(lambda: len(self.links) == len(self.ends))
         self.disk.submit(Create(1, "a", BLOCK))
         self.until(lambda: not self.disk.pending_count)
 
-    def until(self, condition: object) -> None:
+    def until(self, condition: Callable[[], object]) -> None:
         async def turns() -> None:
-            while not condition():  # type: ignore[operator]
+            while not condition():
                 await asyncio.sleep(0)
 
         self.loop.run_until_complete(asyncio.wait_for(turns(), PATIENCE_SECONDS))
@@ -58,7 +58,7 @@ class Step:
             assert completion.error is None
             self.read = [end.recv(100) for end in self.ends]
 
-    def bytes_arrived(self, link: int, data: bytes) -> None:
+    def bytes_arrived(self, _link: int, data: bytes) -> None:
         if self.write_first:
             self.disk.submit(Write(2, "a", 0, block(1), lone=True))
         for each in self.links:
@@ -66,7 +66,7 @@ class Step:
         if not self.write_first:
             self.disk.submit(Write(2, "a", 0, block(1), lone=True))
 
-    def link_opened(self, link: int, peer: str, inner: bool = False, dialled: int = 0) -> None:
+    def link_opened(self, link: int, _peer: str, _inner: bool = False, _dialled: int = 0) -> None:
         self.links.append(link)
 
     def link_ended(self, link: int) -> None:

@@ -7,26 +7,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from unimeter.kernels.api import Limits
 
-KIB = 1024
-MIB = 1024 * KIB
-GIB = 1024 * MIB
-SECOND_NS = 1_000_000_000
-DAY_NS = 86_400 * SECOND_NS
-MS_NS = 1_000_000
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+SECOND_NS: Final = 1_000_000_000
+DAY_NS: Final = 86_400 * SECOND_NS
+MS_NS: Final = 1_000_000
 
-BLOCK_BYTES = 4096  # unit of every disk offset and length (O_DIRECT)
-PARTITIONS = 256
-GROUPS_MAX = 64
-ADDRESS_BYTES_MAX = 23  # of an ip:port, as the v1 partition map carries it
-GROUPS_DEFAULT = 6  # of a new cluster with several nodes (two to lead for each of three); a cluster of one has 1
-FOUNDERS = (1, 3, 5)  # how many nodes a cluster can start with; more can be added later
-MEMORY_BYTES_MIN = 64 * MIB
-MEMORY_BYTES_DEFAULT = 4 * GIB
-DEFAULT_PORT = 7001
-DEFAULT_ADMIN_PORT = 9090
+BLOCK_BYTES: Final = 4096  # unit of every disk offset and length (O_DIRECT)
+PARTITIONS: Final = 256
+GROUPS_MAX: Final = 64
+ADDRESS_BYTES_MAX: Final = 23  # of an ip:port, as the v1 partition map carries it
+GROUPS_DEFAULT: Final = 6  # of a new cluster with several nodes (two to lead for each of three); a cluster of one has 1
+FOUNDERS: Final = (1, 3, 5)  # how many nodes a cluster can start with; more can be added later
+MEMORY_BYTES_MIN: Final = 64 * MIB
+MEMORY_BYTES_DEFAULT: Final = 4 * GIB
+DEFAULT_PORT: Final = 7001
+DEFAULT_ADMIN_PORT: Final = 9090
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import msgpack
 
@@ -33,12 +34,12 @@ from unimeter.core.topology import Topology
 from unimeter.kernels import protocol as wire
 from unimeter.kernels.api import Applied, Bytes, Intake, Kernels
 
-RETRY_NS = 10 * SECOND_NS
-OWN = 0  # stands for a link: the bundle is in this node's own open entry
-NEVER = 2**63  # above all tokens
+RETRY_NS: Final = 10 * SECOND_NS
+OWN: Final = 0  # stands for a link: the bundle is in this node's own open entry
+NEVER: Final = 2**63  # above all tokens
 NOT_TAKEN, TAKEN, UNKNOWN = 0, 1, 2  # what became of a bundle
 
-OUTCOME_UNKNOWN = Refused(
+OUTCOME_UNKNOWN: Final = Refused(
     "outcome_unknown",
     "the group's leader could not be asked in time whether the events, or some of them, are stored",
     "send it again only if it has a session's number, or all its events have ids",

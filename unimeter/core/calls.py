@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from unimeter.config import SECOND_NS
 from unimeter.core import peer_wire
@@ -18,8 +18,8 @@ from unimeter.core.peers import NEVER_NS, Peer, Peers
 from unimeter.core.refusal import Refused, no_leader
 from unimeter.core.topology import Topology
 
-CALL_NS = 10 * SECOND_NS
-CALLS_MAX = 4096  # without an answer
+CALL_NS: Final = 10 * SECOND_NS
+CALLS_MAX: Final = 4096  # without an answer
 
 Answer = dict[str, Any]
 Done = Callable[[Answer | Refused], None]

@@ -13,7 +13,7 @@ when it is the next one, else not at all.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -22,12 +22,12 @@ from unimeter.kernels import layout
 from unimeter.kernels.api import Catalog as KernelCatalog
 from unimeter.kernels.api import Kernels
 
-AGGREGATIONS = ("count", "sum", "max", "latest", "count-unique")
-PERIODS = ("fixed", "month", "day", "week")
-BILLING_DAY_MAX = 28
-THRESHOLD_NAME_BYTES_MAX = 31
-FIELD_BYTES_MAX = 63
-HINTS_MAX = 8
+AGGREGATIONS: Final = ("count", "sum", "max", "latest", "count-unique")
+PERIODS: Final = ("fixed", "month", "day", "week")
+BILLING_DAY_MAX: Final = 28
+THRESHOLD_NAME_BYTES_MAX: Final = 31
+FIELD_BYTES_MAX: Final = 63
+HINTS_MAX: Final = 8
 VALUE_MIN, VALUE_MAX = -(2**63), 2**63 - 1
 
 

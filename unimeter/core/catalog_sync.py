@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from unimeter.config import SECOND_NS
 from unimeter.core.calls import Answer, Done
@@ -25,7 +25,7 @@ from unimeter.core.refusal import Refused
 from unimeter.core.sealed import LEADER_CHANGED, Outcome
 from unimeter.kernels import layout
 
-AGAIN_NS = SECOND_NS // 20  # before a group that refused a change is asked again
+AGAIN_NS: Final = SECOND_NS // 20  # before a group that refused a change is asked again
 
 Ask = Callable[[int, str, dict[str, Any], Done], None]
 

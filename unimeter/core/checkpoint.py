@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -29,13 +29,13 @@ from unimeter.core.log_marks import LogMarks
 from unimeter.core.replay import raft_section
 from unimeter.kernels.api import Kernels
 
-HEADER_MAGIC = b"UMCKPT01"
-FOOTER_MAGIC = b"UMCKEND1"
-VERSION = 3  # that of the image of a state, too (csrc/kernels/checkpoint.c)
-KEPT_MAX = 2
-_CHUNK = struct.Struct("<IIQ")
-_CRC = struct.Struct("<I")
-_BLOCK = struct.Struct("<8sII")
+HEADER_MAGIC: Final = b"UMCKPT01"
+FOOTER_MAGIC: Final = b"UMCKEND1"
+VERSION: Final = 3  # that of the image of a state, too (csrc/kernels/checkpoint.c)
+KEPT_MAX: Final = 2
+_CHUNK: Final = struct.Struct("<IIQ")
+_CRC: Final = struct.Struct("<I")
+_BLOCK: Final = struct.Struct("<8sII")
 
 Sink = Callable[[str, int, memoryview], None]  # a section's name, its length, its next bytes
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from unimeter.config import SECOND_NS, NodeConfig
 from unimeter.core import peer_bodies, peer_wire, registry
@@ -26,7 +26,7 @@ from unimeter.core.replication import Replication
 from unimeter.core.topology import Topology
 
 # between two gossips: what changes shortly after one waits for others to change, too
-GOSSIP_PAUSE_NS = SECOND_NS // 100
+GOSSIP_PAUSE_NS: Final = SECOND_NS // 100
 
 
 @dataclass

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from unimeter.config import NodeConfig
 from unimeter.core.calls import Answer, Done
@@ -33,12 +33,12 @@ from unimeter.core.registry import ACTIVE, REMOVED, NodeRecord, Registry
 from unimeter.core.sealed import Outcome
 from unimeter.kernels import layout
 
-MOVES_MAX = 2
-VAIN_TRANSFER_ELECTIONS = 10  # election timeouts until a leader that did not hand over is asked again
-HELD_ELECTIONS = 30  # ... until leaders are balanced again after an operator moved one
-LEVEL_ENTRIES = 64  # a follower that lacks no more than this, of any group, keeps up ...
-LEVEL_ELECTIONS = 2  # ... and may lead once it has for so many election timeouts
-FRESH_GOSSIPS = 5  # a report older than so many gossip intervals says nothing
+MOVES_MAX: Final = 2
+VAIN_TRANSFER_ELECTIONS: Final = 10  # election timeouts until a leader that did not hand over is asked again
+HELD_ELECTIONS: Final = 30  # ... until leaders are balanced again after an operator moved one
+LEVEL_ENTRIES: Final = 64  # a follower that lacks no more than this, of any group, keeps up ...
+LEVEL_ELECTIONS: Final = 2  # ... and may lead once it has for so many election timeouts
+FRESH_GOSSIPS: Final = 5  # a report older than so many gossip intervals says nothing
 
 Ask = Callable[[int, str, dict[str, Any], Done], None]
 

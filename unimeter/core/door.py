@@ -9,6 +9,7 @@ their protocol.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from unimeter.core import front_v1, front_v2
 from unimeter.core.front_v1 import FrontV1
@@ -24,15 +25,15 @@ from unimeter.kernels import protocol as wire
 from unimeter.kernels.api import Alert, Kernels
 from unimeter.kernels.frame import Frame
 
-STARTING = Refused("starting", "the node is still recovering", "try again shortly")
-GLANCE_BYTES = wire.V1_REQUEST_HEADER.size + wire.V1_USAGE_QUERY.size  # a v1 usage query without filters
-ENTRY_FULL = Refused(
+STARTING: Final = Refused("starting", "the node is still recovering", "try again shortly")
+GLANCE_BYTES: Final = wire.V1_REQUEST_HEADER.size + wire.V1_USAGE_QUERY.size  # a v1 usage query without filters
+ENTRY_FULL: Final = Refused(
     "overloaded", "more arrives than the disk can take", "try again shortly, with fewer requests at once"
 )
 
-_ALONE = b"\1"  # one group, led here
+_ALONE: Final = b"\1"  # one group, led here
 
-_SCAN_ERRORS = {
+_SCAN_ERRORS: Final = {
     layout.UM_SCAN_BAD_MAGIC: "these bytes are not a frame (bad magic)",
     layout.UM_SCAN_BAD_VERSION: "this protocol version is unknown",
     layout.UM_SCAN_TOO_LARGE: "the frame is larger than frame_bytes_max",

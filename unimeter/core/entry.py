@@ -9,14 +9,15 @@ A HARD entry uses the header's fields: term = current term, index = commit index
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from unimeter.core.raft.conf import Conf
 from unimeter.core.raft.messages import Entry, HardState
 from unimeter.kernels import layout
 from unimeter.kernels.api import Bytes, Kernels
 
-ENTRY_BYTES = layout.ENTRY.size
-_ALIGN = 8
+ENTRY_BYTES: Final = layout.ENTRY.size
+_ALIGN: Final = 8
 
 
 class Head:

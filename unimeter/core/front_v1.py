@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from typing import Final
 
 from unimeter.config import PARTITIONS
 from unimeter.core.catalog import AGGREGATIONS, PERIODS, Definition, Metric, Threshold
@@ -17,11 +18,11 @@ from unimeter.kernels import protocol as wire
 from unimeter.kernels.api import Alert, Event, Row
 from unimeter.kernels.frame import Frame
 
-COUNT_UNIQUE = AGGREGATIONS.index("count-unique")
-U64 = 2**64 - 1
-VALUES_PER_FILTER = wire.V1_FILTER_VALUES_MAX
-NAME_BYTES = 32
-ALERT_GROUP_BITS = 8  # of an alert's offset, where there are several groups
+COUNT_UNIQUE: Final = AGGREGATIONS.index("count-unique")
+U64: Final = 2**64 - 1
+VALUES_PER_FILTER: Final = wire.V1_FILTER_VALUES_MAX
+NAME_BYTES: Final = 32
+ALERT_GROUP_BITS: Final = 8  # of an alert's offset, where there are several groups
 
 Send = Callable[[bytes], None]
 

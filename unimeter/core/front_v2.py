@@ -6,7 +6,7 @@ Ingest frames never come here: the intake kernel takes them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -18,11 +18,17 @@ from unimeter.kernels import protocol as wire
 from unimeter.kernels.api import Alert, Event, Kernels, Row
 from unimeter.kernels.frame import Frame
 
-SERVER_NAME = "unimeter/0.2.0"
-FEATURES = ("sessions", "ids", "text-accounts", "verdicts", "breakdown", "events", "alerts")
-CONTROL_BYTES_MAX = 64 * 1024  # a control body larger than this is not a request of ours
+SERVER_NAME: Final = "unimeter/0.2.0"
+FEATURES: Final = ("sessions", "ids", "text-accounts", "verdicts", "breakdown", "events", "alerts")
+CONTROL_BYTES_MAX: Final = 64 * 1024  # a control body larger than this is not a request of ours
 
-LATER = ("disk_full", "overloaded", "starting", "no_leader", "leader_changed")  # the same again, later, may be served
+LATER: Final = (
+    "disk_full",
+    "overloaded",
+    "starting",
+    "no_leader",
+    "leader_changed",
+)  # the same again, later, may be served
 
 Send = Callable[[bytes], None]
 

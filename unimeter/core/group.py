@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from unimeter.config import KIB, NodeConfig
 from unimeter.core.entry import ENTRY_BYTES, Head, head_in, head_of, raft_entry
@@ -34,12 +35,12 @@ from unimeter.kernels import layout
 from unimeter.kernels.api import Applied, Bytes, GroupState, Intake, Job, Kernels, Limits, Meta
 from unimeter.kernels.frame import Reply
 
-DIGESTS_KEPT = 512  # of the newest applied entries, to be compared with other replicas
+DIGESTS_KEPT: Final = 512  # of the newest applied entries, to be compared with other replicas
 # entries of events on their way to a majority; measured on three nodes: 1 costs a quarter of the throughput, 2 a tenth
-UNCOMMITTED_MAX = 16
-LOCKSTEP_BYTES_MIN = 48 * KIB  # less is written about as fast as half of it
-GROW_ROWS = 256  # an entry of so many rows is worth asking what memory comes next
-CONTROL_WAITING_MAX = 1024  # entries of their own that wait to be sealed
+UNCOMMITTED_MAX: Final = 16
+LOCKSTEP_BYTES_MIN: Final = 48 * KIB  # less is written about as fast as half of it
+GROW_ROWS: Final = 256  # an entry of so many rows is worth asking what memory comes next
+CONTROL_WAITING_MAX: Final = 1024  # entries of their own that wait to be sealed
 
 
 class Group(StateMachine):

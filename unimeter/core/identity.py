@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -28,18 +28,20 @@ from unimeter.core.founding import Founding
 from unimeter.kernels import layout
 from unimeter.kernels.api import Kernels, Limits
 
-FILE = "identity"
-FOUNDING_FILE = "founding"
-MAGIC = b"UMIDENT1"
-FOUNDING_MAGIC = b"UMFOUND1"
-VERSION = 2
-VERSION_ALONE = 1  # of a node that never was a replica: its whole log is committed
+FILE: Final = "identity"
+FOUNDING_FILE: Final = "founding"
+MAGIC: Final = b"UMIDENT1"
+FOUNDING_MAGIC: Final = b"UMFOUND1"
+VERSION: Final = 2
+VERSION_ALONE: Final = 1  # of a node that never was a replica: its whole log is committed
 
-SOUND = ""
-FRESH = "fresh"  # it has a replica id, and belongs to no cluster yet
-DAMAGED = "damaged"  # durable data cannot be read, or was found to differ from the other replicas': it must not serve
-EMPTYING = "emptying"  # its data is being deleted, to come back as a new replica
-SECTOR_BYTES = 512
+SOUND: Final = ""
+FRESH: Final = "fresh"  # it has a replica id, and belongs to no cluster yet
+DAMAGED: Final = (
+    "damaged"  # durable data cannot be read, or was found to differ from the other replicas': it must not serve
+)
+EMPTYING: Final = "emptying"  # its data is being deleted, to come back as a new replica
+SECTOR_BYTES: Final = 512
 
 
 @dataclass(frozen=True)

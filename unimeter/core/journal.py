@@ -22,16 +22,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Final
 
 from unimeter.config import BLOCK_BYTES, NodeConfig
 from unimeter.core.entry import padded_bytes
 from unimeter.kernels import layout
 from unimeter.kernels.api import Bytes, Kernels
 
-SEGMENT_MAGIC = b"UMSEGM01"
-_HEADER = struct.Struct("<8sIIQQ")  # magic, crc of the rest, version, cluster id, segment number
-_VERSION = 1
-RECORD_HEADER_BYTES = 64
+SEGMENT_MAGIC: Final = b"UMSEGM01"
+_HEADER: Final = struct.Struct("<8sIIQQ")  # magic, crc of the rest, version, cluster id, segment number
+_VERSION: Final = 1
+RECORD_HEADER_BYTES: Final = 64
 
 
 class Position:

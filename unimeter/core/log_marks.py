@@ -8,12 +8,13 @@ the newest such mark finds it. (Last indexes may fall from one mark to the next:
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import msgpack
 
 from unimeter.core.journal import Position
 
-UNKNOWN = 2**63 - 1  # where a log ends; no entry is behind it
+UNKNOWN: Final = 2**63 - 1  # where a log ends; no entry is behind it
 
 
 class LogMarks:

@@ -9,7 +9,7 @@ leader is given again to the next one. Each step is an entry of the log; the nex
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from unimeter.core.calls import Done
 from unimeter.core.group import Group
@@ -17,7 +17,7 @@ from unimeter.core.raft import Conf, Role
 from unimeter.core.refusal import Refused
 from unimeter.kernels import layout
 
-CAUGHT_UP_ENTRIES = 256  # a learner that lacks no more than this becomes a voter
+CAUGHT_UP_ENTRIES: Final = 256  # a learner that lacks no more than this becomes a voter
 
 
 class Order(NamedTuple):

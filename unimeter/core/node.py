@@ -21,7 +21,7 @@ knows a leader of every group.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from unimeter.config import NodeConfig, state_limits
 from unimeter.core import door, founding, peer_bodies, peer_wire
@@ -56,8 +56,8 @@ from unimeter.core.serving import Serving
 from unimeter.core.upkeep import NEVER_NS
 from unimeter.kernels.api import Kernels, Limits
 
-NOTICES_MAX = 100  # that nobody has taken yet; the newest are kept
-DISK_FAILED = (
+NOTICES_MAX: Final = 100  # that nobody has taken yet; the newest are kept
+DISK_FAILED: Final = (
     "a write to the disk failed: the file's content is unknown, so this node stops; check the disk, then restart"
 )
 

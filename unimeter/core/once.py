@@ -7,7 +7,9 @@ it cannot be told, is not taken.
 
 from __future__ import annotations
 
-WINDOW = 4096  # numbers that are remembered per link
+from typing import Final
+
+WINDOW: Final = 4096  # numbers that are remembered per link
 
 
 class Once:

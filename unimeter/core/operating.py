@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from unimeter.config import ADDRESS_BYTES_MAX, NodeConfig
 from unimeter.core.calls import Done
@@ -12,8 +12,8 @@ from unimeter.core.cluster import Cluster
 from unimeter.core.refusal import Refused
 from unimeter.core.registry import ACTIVE, DRAINING, REMOVED, NodeRecord, Registry
 
-NODE_ID_MAX = 255
-REPLICAS_GROWN = 3  # of each group, once a cluster that began smaller has as many nodes
+NODE_ID_MAX: Final = 255
+REPLICAS_GROWN: Final = 3  # of each group, once a cluster that began smaller has as many nodes
 
 Change = Callable[[Registry, Callable[[Refused | None], None]], None]
 Ask = Callable[[int, str, dict[str, Any], Done], None]

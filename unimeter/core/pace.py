@@ -7,10 +7,12 @@ still, nobody is disturbed, and there is no limit. A bucket that holds BURST_BYT
 
 from __future__ import annotations
 
+from typing import Final
+
 from unimeter.config import SECOND_NS
 
-BURST_BYTES = 2 * 1024 * 1024
-CALM_NS = SECOND_NS // 5  # a journal that did not grow for so long stands still
+BURST_BYTES: Final = 2 * 1024 * 1024
+CALM_NS: Final = SECOND_NS // 5  # a journal that did not grow for so long stands still
 
 
 class Pace:

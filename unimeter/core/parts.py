@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from unimeter.config import NodeConfig
 from unimeter.core import figures, identity, registry
@@ -46,9 +46,9 @@ from unimeter.core.upkeep import NEVER_NS, Upkeep
 from unimeter.kernels import layout
 from unimeter.kernels.api import Job, Kernels, Limits
 
-STOPPING = Refused("overloaded", "the node is stopping", "try again when it is back")
-LEAVING = Refused("no_leader", "the node is stopping", "ask another node of the cluster")
-DISK_FULL = Refused(
+STOPPING: Final = Refused("overloaded", "the node is stopping", "try again when it is back")
+LEAVING: Final = Refused("no_leader", "the node is stopping", "ask another node of the cluster")
+DISK_FULL: Final = Refused(
     "disk_full", "the node's disk is full", "free space on the data directory's disk; it goes on by itself"
 )
 

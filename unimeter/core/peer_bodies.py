@@ -7,7 +7,7 @@ over: they are of a later version.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from unimeter.config import GROUPS_MAX
 from unimeter.core import peer_wire
@@ -15,10 +15,10 @@ from unimeter.core.peer_wire import BadFrame, unpack_map
 from unimeter.kernels import layout
 from unimeter.kernels.api import Bytes
 
-U64 = range(2**64)
-ID = range(1, 2**64)
-NODE = range(1, 256)
-GROUP = range(GROUPS_MAX)
+U64: Final = range(2**64)
+ID: Final = range(1, 2**64)
+NODE: Final = range(1, 256)
+GROUP: Final = range(GROUPS_MAX)
 
 Shape = Any
 

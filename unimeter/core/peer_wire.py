@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -29,26 +29,26 @@ from unimeter.core.entry import raft_entry, split
 from unimeter.core.raft.messages import Entry, Kind, Message, bytes_of
 from unimeter.kernels.api import Bytes, Kernels
 
-HELLO = 0x60
-RAFT = 0x61
-GOSSIP = 0x62
-BUNDLE = 0x63
-BUNDLE_DONE = 0x64
-CALL = 0x65
-RETURN = 0x66
-DIGESTS = 0x67
-DIGESTS_SAID = 0x68
-DIVERGED = 0x69
-TRAFFIC = frozenset({RAFT, BUNDLE, BUNDLE_DONE})  # what comes all the time
+HELLO: Final = 0x60
+RAFT: Final = 0x61
+GOSSIP: Final = 0x62
+BUNDLE: Final = 0x63
+BUNDLE_DONE: Final = 0x64
+CALL: Final = 0x65
+RETURN: Final = 0x66
+DIGESTS: Final = 0x67
+DIGESTS_SAID: Final = 0x68
+DIVERGED: Final = 0x69
+TRAFFIC: Final = frozenset({RAFT, BUNDLE, BUNDLE_DONE})  # what comes all the time
 
-VERSION = 1  # of what stands on this page; both sides of a link must have the same
+VERSION: Final = 1  # of what stands on this page; both sides of a link must have the same
 
-MESSAGE = struct.Struct("<BBHI9Q")
-BUNDLE_HEAD = struct.Struct("<QHHII")  # number of the try, group, reserved, batches, rows; then the batches
-DONE_HEAD = struct.Struct(
+MESSAGE: Final = struct.Struct("<BBHI9Q")
+BUNDLE_HEAD: Final = struct.Struct("<QHHII")  # number of the try, group, reserved, batches, rows; then the batches
+DONE_HEAD: Final = struct.Struct(
     "<QHHIIq"
 )  # number of the try, group, outcome, batches, rows, stamp_ns; then what remote_applied reads
-_KINDS = {int(kind): kind for kind in Kind}
+_KINDS: Final = {int(kind): kind for kind in Kind}
 
 
 class BadFrame(ValueError):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from unimeter.config import NodeConfig
 from unimeter.core import peer_wire
@@ -21,8 +21,8 @@ from unimeter.core.peer_wire import BadFrame
 from unimeter.core.registry import Registry
 from unimeter.kernels.api import Bytes, Kernels
 
-SILENCE = 3  # election timeouts
-NEVER_NS = 2**63 - 1
+SILENCE: Final = 3  # election timeouts
+NEVER_NS: Final = 2**63 - 1
 
 
 @dataclass

@@ -5,7 +5,9 @@ Seeded from outside, so that a run can be had again; used for election timeouts 
 
 from __future__ import annotations
 
-_MASK = 2**64 - 1
+from typing import Final
+
+_MASK: Final = 2**64 - 1
 
 
 class Prng:

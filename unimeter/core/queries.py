@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from unimeter.config import NodeConfig
 from unimeter.core.archive import Stripe
@@ -22,9 +23,9 @@ from unimeter.core.refusal import Refused
 from unimeter.kernels import layout
 from unimeter.kernels.api import Event, Kernels, QuerySpec, Row, TooManyGroups
 
-JOBS_IN_TURN = 16  # after a read had to wait so many jobs are begun with the next one in mind: it comes soon
+JOBS_IN_TURN: Final = 16  # after a read had to wait so many jobs are begun with the next one in mind: it comes soon
 
-LEADER_CHANGED_READ = Refused("leader_changed", "the group's leader changed meanwhile", "ask again")
+LEADER_CHANGED_READ: Final = Refused("leader_changed", "the group's leader changed meanwhile", "ask again")
 
 
 class Answer:

@@ -10,6 +10,7 @@ there.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from unimeter.config import KIB, NodeConfig
 from unimeter.core.entry import hard_entry, padded_bytes
@@ -21,9 +22,9 @@ from unimeter.core.outbox import Outbox
 from unimeter.core.raft.messages import Save
 from unimeter.kernels.api import Bytes, Kernels
 
-LONE_BYTES = 16 * KIB  # a record of no more is written about as fast as a thread is woken, and answers
-LOCKSTEP_PERCENT = 65  # half, and what rounding to whole entries takes
-SLACK_BYTES = 64 * KIB  # headers and hard states of a record
+LONE_BYTES: Final = 16 * KIB  # a record of no more is written about as fast as a thread is woken, and answers
+LOCKSTEP_PERCENT: Final = 65  # half, and what rounding to whole entries takes
+SLACK_BYTES: Final = 64 * KIB  # headers and hard states of a record
 
 
 class Saving:

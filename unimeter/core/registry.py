@@ -11,13 +11,13 @@ promised is believed of the new one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
-ACTIVE = "active"
-DRAINING = "draining"  # holds no replicas, if that can be helped
-REMOVED = "removed"  # on its way out: forgotten once it holds nothing
+ACTIVE: Final = "active"
+DRAINING: Final = "draining"  # holds no replicas, if that can be helped
+REMOVED: Final = "removed"  # on its way out: forgotten once it holds nothing
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ there already supersedes it and everything behind it, just as when it was writte
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from unimeter.core.entry import Head, hard_state, raft_entry
 from unimeter.core.group import Group
@@ -19,7 +19,7 @@ from unimeter.core.raft.messages import Entry, HardState
 from unimeter.kernels import layout
 from unimeter.kernels.api import Bytes
 
-ALL_COMMITTED = 2**63 - 1
+ALL_COMMITTED: Final = 2**63 - 1
 
 
 class Replay:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from unimeter.config import MIB, NodeConfig
 from unimeter.core import peer_wire
@@ -23,7 +24,7 @@ from unimeter.core.raft.messages import Entry, bytes_of
 from unimeter.core.raft.state import Role
 from unimeter.kernels.api import Bytes, Kernels
 
-FRAME_BYTES = 4 * MIB
+FRAME_BYTES: Final = 4 * MIB
 
 
 class Replication:

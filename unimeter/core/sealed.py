@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from unimeter.core.catalog import Metric
 from unimeter.core.entry import Head
@@ -14,7 +14,7 @@ from unimeter.kernels.api import Bytes, Intake, Job, Meta
 
 Outcome = tuple[Metric, bool] | Refused | None
 
-LEADER_CHANGED = Refused(
+LEADER_CHANGED: Final = Refused(
     "leader_changed", "the group's leader changed before this was committed", "send it again: nothing of it was stored"
 )
 

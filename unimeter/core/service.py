@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from unimeter.config import PARTITIONS, NodeConfig
 from unimeter.core.catalog import Catalog, Definition, Metric, encode_delete, encode_put
@@ -24,8 +24,8 @@ from unimeter.core.refusal import Elsewhere, Refused, no_leader, unknown_metric
 from unimeter.core.topology import Topology
 from unimeter.kernels.api import Alert, Event, Kernels, QuerySpec, Row
 
-TIME_MAX = 2**63 - 1
-ACCOUNT_MAX = 2**64 - 1
+TIME_MAX: Final = 2**63 - 1
+ACCOUNT_MAX: Final = 2**64 - 1
 Account = int | bytes
 T = TypeVar("T")
 Done = Callable[[T | Refused], None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from unimeter.config import NodeConfig
 from unimeter.core import checkpoint, identity
@@ -20,7 +21,7 @@ from unimeter.core.log_marks import LogMarks
 from unimeter.core.recovery import Recovered
 from unimeter.kernels.api import Kernels
 
-NEVER_NS = 2**63 - 1
+NEVER_NS: Final = 2**63 - 1
 
 
 class Upkeep:

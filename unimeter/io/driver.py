@@ -4,6 +4,8 @@ so the test glue can never be kinder than the real glue. It knows the world only
 
 from __future__ import annotations
 
+from typing import Final
+
 from unimeter.config import NodeConfig
 from unimeter.core.effects import Apply, Close, Dial, Halt, Send, Touch
 from unimeter.core.inputs import (
@@ -25,8 +27,8 @@ from unimeter.io.framer import Framer
 from unimeter.io.interface import Clock, Core, Disk, Network, Process
 from unimeter.kernels.api import Kernels
 
-_TIME_PASSED = TimePassed()
-_TURN_NS = -1  # stands for "at the end of this turn" among deadlines
+_TIME_PASSED: Final = TimePassed()
+_TURN_NS: Final = -1  # stands for "at the end of this turn" among deadlines
 
 
 class Driver:

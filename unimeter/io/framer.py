@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import Final
 
 from unimeter.kernels.api import FrameTable, Kernels
 
-_LENGTH = struct.Struct("<4xB3xI")  # version and payload_len stand at the same place in v1 and v2
-_HEADER_BYTES = {1: 16, 2: 32}
+_LENGTH: Final = struct.Struct("<4xB3xI")  # version and payload_len stand at the same place in v1 and v2
+_HEADER_BYTES: Final = {1: 16, 2: 32}
 
 
 class Framer:

@@ -12,143 +12,143 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from struct import Struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from unimeter.kernels.api import Bytes, Limits
 
 # ---- constants ----
 
-UM_NONE = 4_294_967_295
+UM_NONE: Final = 4_294_967_295
 
-UM_GLANCE_BYTES = 68
-UM_METRICS_MAX = 4096
-UM_DIMENSIONS_MAX = 16
-UM_THRESHOLDS_MAX = 64
-UM_PROPERTIES_MAX = 16
-UM_CODE_BYTES_MAX = 63
-UM_KEY_BYTES_MAX = 31
-UM_VALUE_BYTES_MAX = 255
-UM_ACCOUNT_BYTES_MAX = 128
-UM_ID_BYTES_MAX = 64
-UM_SESSION_WINDOW = 64
-UM_PARTITIONS = 256
-UM_COW_CHUNK_BYTES = 4096
-UM_HOUR_NS = 3_600_000_000_000
+UM_GLANCE_BYTES: Final = 68
+UM_METRICS_MAX: Final = 4096
+UM_DIMENSIONS_MAX: Final = 16
+UM_THRESHOLDS_MAX: Final = 64
+UM_PROPERTIES_MAX: Final = 16
+UM_CODE_BYTES_MAX: Final = 63
+UM_KEY_BYTES_MAX: Final = 31
+UM_VALUE_BYTES_MAX: Final = 255
+UM_ACCOUNT_BYTES_MAX: Final = 128
+UM_ID_BYTES_MAX: Final = 64
+UM_SESSION_WINDOW: Final = 64
+UM_PARTITIONS: Final = 256
+UM_COW_CHUNK_BYTES: Final = 4096
+UM_HOUR_NS: Final = 3_600_000_000_000
 
-UM_RECORD_MAGIC = 827_149_653
-UM_RECORD_ALIGN = 64
-UM_RECORD_ENTRIES = 0
-UM_RECORD_SEGMENT_END = 1
+UM_RECORD_MAGIC: Final = 827_149_653
+UM_RECORD_ALIGN: Final = 64
+UM_RECORD_ENTRIES: Final = 0
+UM_RECORD_SEGMENT_END: Final = 1
 
-UM_ENTRY_BATCHES = 0
-UM_ENTRY_CATALOG = 1
-UM_ENTRY_LIMITS = 2
-UM_ENTRY_NOOP = 3
-UM_ENTRY_CONF = 4
-UM_ENTRY_CLUSTER = 5
-UM_ENTRY_HARD = 6
+UM_ENTRY_BATCHES: Final = 0
+UM_ENTRY_CATALOG: Final = 1
+UM_ENTRY_LIMITS: Final = 2
+UM_ENTRY_NOOP: Final = 3
+UM_ENTRY_CONF: Final = 4
+UM_ENTRY_CLUSTER: Final = 5
+UM_ENTRY_HARD: Final = 6
 
-UM_BATCH_V1 = 1
-UM_BATCH_OPEN_SESSION = 2
+UM_BATCH_V1: Final = 1
+UM_BATCH_OPEN_SESSION: Final = 2
 
-UM_ROW_TEXT = 1
-UM_ROW_ID = 2
-UM_OP_NONE = 0
-UM_OP_ADD = 1
-UM_OP_REMOVE = 2
+UM_ROW_TEXT: Final = 1
+UM_ROW_ID: Final = 2
+UM_OP_NONE: Final = 0
+UM_OP_ADD: Final = 1
+UM_OP_REMOVE: Final = 2
 
-UM_R_META = 0
-UM_R_HEAP = 1
-UM_R_VALUES = 2
-UM_R_ACCOUNTS = 3
-UM_R_SERIES = 4
-UM_R_CELLS = 5
-UM_R_DIMS = 6
-UM_R_BUCKETS = 7
-UM_R_MEMBERS = 8
-UM_R_FPS0 = 9
-UM_R_FPS1 = 10
-UM_R_IDS = 11
-UM_R_SESSIONS = 12
-UM_R_PERIODS = 13
-UM_R_PMEMBERS = 14
-UM_R_ALERTS = 15
-UM_R_SKIPS = 16
-UM_REGIONS = 17
+UM_R_META: Final = 0
+UM_R_HEAP: Final = 1
+UM_R_VALUES: Final = 2
+UM_R_ACCOUNTS: Final = 3
+UM_R_SERIES: Final = 4
+UM_R_CELLS: Final = 5
+UM_R_DIMS: Final = 6
+UM_R_BUCKETS: Final = 7
+UM_R_MEMBERS: Final = 8
+UM_R_FPS0: Final = 9
+UM_R_FPS1: Final = 10
+UM_R_IDS: Final = 11
+UM_R_SESSIONS: Final = 12
+UM_R_PERIODS: Final = 13
+UM_R_PMEMBERS: Final = 14
+UM_R_ALERTS: Final = 15
+UM_R_SKIPS: Final = 16
+UM_REGIONS: Final = 17
 
-UM_X_VALUES = 0
-UM_X_ACCOUNTS = 1
-UM_X_SERIES = 2
-UM_X_CELLS = 3
-UM_X_BUCKETS = 4
-UM_X_MEMBERS = 5
-UM_X_FPS0 = 6
-UM_X_FPS1 = 7
-UM_X_IDS = 8
-UM_X_SESSIONS = 9
-UM_X_PMEMBERS = 10
-UM_FPS_PAGE_BYTES = 4096
-UM_FPS_LEAF_RECORDS = 448
-UM_INDEXES = 11
+UM_X_VALUES: Final = 0
+UM_X_ACCOUNTS: Final = 1
+UM_X_SERIES: Final = 2
+UM_X_CELLS: Final = 3
+UM_X_BUCKETS: Final = 4
+UM_X_MEMBERS: Final = 5
+UM_X_FPS0: Final = 6
+UM_X_FPS1: Final = 7
+UM_X_IDS: Final = 8
+UM_X_SESSIONS: Final = 9
+UM_X_PMEMBERS: Final = 10
+UM_FPS_PAGE_BYTES: Final = 4096
+UM_FPS_LEAF_RECORDS: Final = 448
+UM_INDEXES: Final = 11
 
-UM_AGG_COUNT = 0
-UM_AGG_SUM = 1
-UM_AGG_MAX = 2
-UM_AGG_LATEST = 3
-UM_AGG_UNIQUE = 4
-UM_PERIOD_FIXED30 = 0
-UM_PERIOD_MONTH = 1
-UM_PERIOD_DAY = 2
-UM_PERIOD_WEEK = 3
-UM_CODE_SLOTS = 8192
+UM_AGG_COUNT: Final = 0
+UM_AGG_SUM: Final = 1
+UM_AGG_MAX: Final = 2
+UM_AGG_LATEST: Final = 3
+UM_AGG_UNIQUE: Final = 4
+UM_PERIOD_FIXED30: Final = 0
+UM_PERIOD_MONTH: Final = 1
+UM_PERIOD_DAY: Final = 2
+UM_PERIOD_WEEK: Final = 3
+UM_CODE_SLOTS: Final = 8192
 
-UM_SCAN_OK = 0
-UM_SCAN_BAD_MAGIC = 1
-UM_SCAN_BAD_VERSION = 2
-UM_SCAN_TOO_LARGE = 3
-UM_SCAN_BAD_CRC = 4
+UM_SCAN_OK: Final = 0
+UM_SCAN_BAD_MAGIC: Final = 1
+UM_SCAN_BAD_VERSION: Final = 2
+UM_SCAN_TOO_LARGE: Final = 3
+UM_SCAN_BAD_CRC: Final = 4
 
-UM_REQ_SYNC = 1
-UM_REQ_V2 = 2
-UM_REQ_WANTS_VERDICTS = 4
-UM_REQ_STAMPED = 8
-UM_REQ_OK = 0
-UM_REQ_MALFORMED = 1
-UM_REQ_VALUE_RANGE = 2
-UM_REQ_TOO_MANY_EVENTS = 3
-UM_REQ_BAD_ROW = 4
+UM_REQ_SYNC: Final = 1
+UM_REQ_V2: Final = 2
+UM_REQ_WANTS_VERDICTS: Final = 4
+UM_REQ_STAMPED: Final = 8
+UM_REQ_OK: Final = 0
+UM_REQ_MALFORMED: Final = 1
+UM_REQ_VALUE_RANGE: Final = 2
+UM_REQ_TOO_MANY_EVENTS: Final = 3
+UM_REQ_BAD_ROW: Final = 4
 
-UM_STOP_END = 0
-UM_STOP_CONTROL = 1
-UM_STOP_FULL = 2
-UM_STOP_MALFORMED = 3
-UM_STOP_ELSEWHERE = 4
+UM_STOP_END: Final = 0
+UM_STOP_CONTROL: Final = 1
+UM_STOP_FULL: Final = 2
+UM_STOP_MALFORMED: Final = 3
+UM_STOP_ELSEWHERE: Final = 4
 
-UM_GROUPS_MAX = 64
-UM_SPANS_MAX = 4096
-UM_NO_GROUP = 255
+UM_GROUPS_MAX: Final = 64
+UM_SPANS_MAX: Final = 4096
+UM_NO_GROUP: Final = 255
 
-UM_V_STORED = 0
-UM_V_DUPLICATE = 1
-UM_V_CONFLICT = 2
-UM_V_UNKNOWN_METRIC = 3
-UM_V_CARDINALITY = 4
-UM_V_FULL = 5
-UM_V_SESSION_UNKNOWN = 6
-UM_V_SESSION_WINDOW = 7
-UM_V_SESSION_SETTLED = 8
-UM_V_SESSIONS_FULL = 9
+UM_V_STORED: Final = 0
+UM_V_DUPLICATE: Final = 1
+UM_V_CONFLICT: Final = 2
+UM_V_UNKNOWN_METRIC: Final = 3
+UM_V_CARDINALITY: Final = 4
+UM_V_FULL: Final = 5
+UM_V_SESSION_UNKNOWN: Final = 6
+UM_V_SESSION_WINDOW: Final = 7
+UM_V_SESSION_SETTLED: Final = 8
+UM_V_SESSIONS_FULL: Final = 9
 
-UM_Q_DONE = 0
-UM_Q_SCAN = 1
-UM_Q_SCRATCH = 2
-UM_Q_GROUPS = 3
-UM_Q_MALFORMED = 4
+UM_Q_DONE: Final = 0
+UM_Q_SCAN: Final = 1
+UM_Q_SCRATCH: Final = 2
+UM_Q_GROUPS: Final = 3
+UM_Q_MALFORMED: Final = 4
 
-UM_J_END = 0
-UM_J_ZERO = 1
-UM_J_BAD = 2
-UM_J_SEGMENT_END = 3
+UM_J_END: Final = 0
+UM_J_ZERO: Final = 1
+UM_J_BAD: Final = 2
+UM_J_SEGMENT_END: Final = 3
 
 # ---- structs ----
 
@@ -166,104 +166,106 @@ def _layout(name: str, *fields: str) -> Struct:
     return packed
 
 
-RECORD = _layout(
+RECORD: Final = _layout(
     "um_record", "magic:I", "header_crc:I", "body_crc:I", "body_len:I", "version:H", "kind:H", "entry_count:I",
     "seq:Q", "prev_chain:Q", "chain:Q", "stamp_ns:q", "reserved:Q",
 )  # fmt: skip
-ENTRY = _layout(
+ENTRY: Final = _layout(
     "um_entry", "crc:I", "body_len:I", "group:H", "kind:H", "batch_count:I", "term:Q", "index:Q", "stamp_ns:q",
     "first_seq:Q", "row_count:I", "reserved0:I", "reserved1:Q",
 )  # fmt: skip
-BATCH = _layout(
+BATCH: Final = _layout(
     "um_batch", "session_hi:Q", "session_lo:Q", "number:Q", "settled_below:Q", "row_count:I", "rows_len:I", "flags:I",
     "reserved:I",
 )  # fmt: skip
-ROW = _layout(
+ROW: Final = _layout(
     "um_row", "account:Q", "timestamp_ns:q", "value:q", "metric:H", "operation:B", "flags:B", "prop_count:B",
     "reserved:B", "tail_len:H",
 )  # fmt: skip
-LIMITS = _layout(
+LIMITS: Final = _layout(
     "um_limits", "records_max:17Q", "fingerprints_per_generation:Q", "cells_per_series_max:Q", "session_idle_ns:q",
     "reserved:4Q",
 )  # fmt: skip
-META = _layout(
+META: Final = _layout(
     "um_meta", "version:Q", "applied_index:Q", "applied_term:Q", "stamp_ns:q", "next_seq:Q", "stored:Q",
     "duplicates:Q", "conflicts:Q", "refused:Q", "digest:Q", "alert_next:Q", "fps_current:Q", "fps_rotations:Q",
     "sessions_opened:Q", "sessions_evicted:Q", "limits:192s", "reserved:25Q",
 )  # fmt: skip
-VALUE = _layout("um_value", "heap_off:Q", "hash:Q", "len:I", "reserved:I")
-ACCOUNT = _layout("um_account", "heap_off:Q", "hash:Q", "len:I", "reserved:I")
-SERIES = _layout(
+VALUE: Final = _layout("um_value", "heap_off:Q", "hash:Q", "len:I", "reserved:I")
+ACCOUNT: Final = _layout("um_account", "heap_off:Q", "hash:Q", "len:I", "reserved:I")
+SERIES: Final = _layout(
     "um_series", "account:Q", "metric:H", "text:H", "first_cell:I", "last_cell:I", "cell_count:I", "first_period:I",
     "plain_bucket:I",
 )  # fmt: skip
-CELL = _layout(
+CELL: Final = _layout(
     "um_cell", "series:I", "next:I", "dims_off:I", "dims_len:I", "first_bucket:I", "hot_bucket:I", "bucket_count:I",
     "reserved:I",
 )  # fmt: skip
-BUCKET = _layout(
+BUCKET: Final = _layout(
     "um_bucket", "cell:I", "next:I", "hour:I", "first_member:I", "count:Q", "sum_lo:Q", "sum_hi:q", "min:q", "max:q",
     "last_value:q", "first_ts:q", "last_ts:q", "last_seq:Q", "first_seq:Q",
 )  # fmt: skip
-MEMBER = _layout("um_member", "bucket:I", "next:I", "member:q", "last_ts:q", "last_seq:Q", "operation:I", "reserved:I")
-FP = _layout("um_fp", "lo:Q", "hi:Q")
-ID = _layout("um_id", "lo:Q", "hi:Q", "content:Q", "seq:Q")
-RESULT = _layout(
+MEMBER: Final = _layout(
+    "um_member", "bucket:I", "next:I", "member:q", "last_ts:q", "last_seq:Q", "operation:I", "reserved:I"
+)
+FP: Final = _layout("um_fp", "lo:Q", "hi:Q")
+ID: Final = _layout("um_id", "lo:Q", "hi:Q", "content:Q", "seq:Q")
+RESULT: Final = _layout(
     "um_result", "number:Q", "stored:I", "duplicates:I", "conflicts:I", "refused:I", "first_bad:I", "first_verdict:I",
     "last_offset:Q",
 )  # fmt: skip
-SESSION = _layout(
+SESSION: Final = _layout(
     "um_session", "id_hi:Q", "id_lo:Q", "settled_below:Q", "highest:Q", "last_stamp_ns:q", "reserved:Q",
     "results:2560s",
 )  # fmt: skip
-PERIOD = _layout(
+PERIOD: Final = _layout(
     "um_period", "series:I", "next:I", "start:q", "end:q", "count:Q", "sum_lo:Q", "sum_hi:q", "min:q", "max:q",
     "last_value:q", "last_ts:q", "last_seq:Q", "unique:q", "fired:Q", "above:Q",
 )  # fmt: skip
-PMEMBER = _layout("um_pmember", "period:I", "operation:I", "member:q", "last_ts:q", "last_seq:Q")
-ALERT = _layout(
+PMEMBER: Final = _layout("um_pmember", "period:I", "operation:I", "member:q", "last_ts:q", "last_seq:Q")
+ALERT: Final = _layout(
     "um_alert", "number:Q", "account:Q", "metric:I", "slot:I", "text:I", "reserved:I", "value:q", "stamp_ns:q",
     "period_start:q", "seq:Q",
 )  # fmt: skip
-SKIP = _layout("um_skip", "first_seq:Q", "count:Q")
-DIMENSION = _layout("um_dimension", "len:B", "key:31s")
-THRESHOLD = _layout("um_threshold", "value:q", "active:B", "recurring:B", "pad:6x")
-METRIC = _layout(
+SKIP: Final = _layout("um_skip", "first_seq:Q", "count:Q")
+DIMENSION: Final = _layout("um_dimension", "len:B", "key:31s")
+THRESHOLD: Final = _layout("um_threshold", "value:q", "active:B", "recurring:B", "pad:6x")
+METRIC: Final = _layout(
     "um_metric", "id:H", "alive:B", "aggregation:B", "recurring:B", "dimension_count:B", "threshold_slots:B",
     "period_type:B", "billing_day:B", "code_len:B", "pad:6x", "code:64s", "dimensions:512s", "thresholds:1024s",
 )  # fmt: skip
-FRAME = _layout(
+FRAME: Final = _layout(
     "um_frame", "offset:I", "payload_off:I", "payload_len:I", "request_id:I", "protocol:B", "type:B", "flags:B",
     "status:B", "partition:H", "reserved:H", "deadline_ms:I", "reserved2:I",
 )  # fmt: skip
-SCAN = _layout("um_scan", "consumed:Q", "count:I", "error:I", "error_request_id:I", "error_protocol:I")
-REQUEST = _layout(
+SCAN: Final = _layout("um_scan", "consumed:Q", "count:I", "error:I", "error_request_id:I", "error_protocol:I")
+REQUEST: Final = _layout(
     "um_request", "link:I", "request_id:I", "flags:I", "status:I", "batch:I", "events:I", "unknown:I", "notes_off:I",
     "notes_count:I", "row_base:I", "row_count:I", "span:I", "first_seq:Q",
 )  # fmt: skip
-SUMMARY = _layout(
+SUMMARY: Final = _layout(
     "um_summary", "stored:I", "duplicates:I", "conflicts:I", "refused:I", "first_bad:I", "first_verdict:I",
     "session_verdict:I", "row_base:I", "last_offset:Q",
 )  # fmt: skip
-APPLIED = _layout(
+APPLIED: Final = _layout(
     "um_applied", "batch_count:I", "row_count:I", "min_ts:q", "max_ts:q", "alerts_before:Q", "alerts_after:Q", "digest:Q",
 )  # fmt: skip
-QUERY_SPEC = _layout(
+QUERY_SPEC: Final = _layout(
     "um_query_spec", "account:Q", "start:q", "end:q", "metric:I", "text_len:H", "group_by_count:B", "filter_count:B"
 )
-QUERY_INFO = _layout(
+QUERY_INFO: Final = _layout(
     "um_query_info", "scratch_needed:Q", "first_seq:Q", "end_seq:Q", "lo_start:q", "lo_end:q", "hi_start:q",
     "hi_end:q", "groups:Q", "groups_max:Q",
 )  # fmt: skip
-QUERY_ROW = _layout(
+QUERY_ROW: Final = _layout(
     "um_query_row", "count:Q", "sum_lo:Q", "sum_hi:q", "min:q", "max:q", "last_value:q", "last_ts:q", "unique:Q",
     "fired:Q", "dims_len:I", "reserved:I",
 )  # fmt: skip
-EVENTS_SPEC = _layout(
+EVENTS_SPEC: Final = _layout(
     "um_events_spec", "account:Q", "since:q", "until:q", "after_seq:Q", "end_seq:Q", "text_len:I", "metric:I"
 )
-STRETCH = _layout("um_stretch", "address:Q", "bytes:Q")
-EVENT_HEAD = _layout("um_event_head", "seq:Q", "timestamp_ns:q")
+STRETCH: Final = _layout("um_stretch", "address:Q", "bytes:Q")
+EVENT_HEAD: Final = _layout("um_event_head", "seq:Q", "timestamp_ns:q")
 
 
 class RecordHead(NamedTuple):

@@ -9,6 +9,7 @@ connection could come late and win over its successor, so a metric is left alone
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from unimeter.sim import wire1, wire2
 from unimeter.sim.behaviours import Base, Part
@@ -18,7 +19,7 @@ from unimeter.sim.requests import ACKED, Control, Request
 from unimeter.sim.space import LATER_DIMENSION
 from unimeter.sim.world import MS
 
-REST_NS = 100 * MS  # longer than anything is on its way to a node
+REST_NS: Final = 100 * MS  # longer than anything is on its way to a node
 
 
 class Admin(Base):

@@ -6,7 +6,7 @@ events, split by all of its dimensions, and in other ways; after a restart the l
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -17,7 +17,7 @@ from unimeter.sim.ledger import Ledger, Series
 from unimeter.sim.line import AnyResponse
 from unimeter.sim.requests import ACKED, Control, EventList, Query, Request
 
-EVER = (0, 2**63 - 1)
+EVER: Final = (0, 2**63 - 1)
 
 
 class Auditor(Base):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -22,8 +22,8 @@ from unimeter.sim.requests import ACKED, REFUSED, UNKNOWN, EventList, Ingest, Qu
 from unimeter.sim.space import Space
 
 SESSION_UNKNOWN, SESSION_WINDOW, SESSION_SETTLED, SESSIONS_FULL = 6, 7, 8, 9
-SESSION_WINDOW_BATCHES = 64
-TURNS_BETWEEN_OPENINGS = 4
+SESSION_WINDOW_BATCHES: Final = 64
+TURNS_BETWEEN_OPENINGS: Final = 4
 STALE, AHEAD = 0.04, 0.03  # how often a session sends a settled batch once more, and a number that is too far ahead
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from unimeter.kernels.api import Bytes, Catalog, FrameTable, QuerySpec
 from unimeter.kernels.frame import Reply
@@ -16,7 +16,7 @@ from unimeter.sim.wrapped import WrappedIntake, WrappedKernels, WrappedState
 if TYPE_CHECKING:
     from unimeter.sim.runner import Run
 
-THRESHOLD_ACTIVE_OFFSET = 600  # of the first threshold in um_metric
+THRESHOLD_ACTIVE_OFFSET: Final = 600  # of the first threshold in um_metric
 
 
 def _kernels(run: Run) -> WrappedKernels:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from unimeter.sim.admin import Admin
 from unimeter.sim.behaviours import Base, Part, PlainWriter, Reader, SessionWriter, V1Writer
@@ -18,8 +18,8 @@ from unimeter.sim.vandal import Vandal
 if TYPE_CHECKING:
     from unimeter.sim.runner import Run
 
-VANDAL_STRIKES = 6
-PEER_VANDALS = 3  # in a cluster one vandal of so many comes to the port for other nodes
+VANDAL_STRIKES: Final = 6
+PEER_VANDALS: Final = 3  # in a cluster one vandal of so many comes to the port for other nodes
 
 
 def make_client(run: Run, behaviour: Base, prng: Prng, manners: Manners) -> Client:

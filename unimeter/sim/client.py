@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from unimeter.kernels.api import Kernels
 from unimeter.sim import codec
@@ -23,8 +23,8 @@ from unimeter.sim.prng import Prng
 from unimeter.sim.requests import OPEN, REFUSED, RETRY_LATER, UNKNOWN, UNSURE, Ingest, Request, groups_of
 from unimeter.sim.world import MS, World
 
-ASTRAY = 0.08  # how often a request goes to somebody else than whom its client believes to lead
-REDIRECTS_IN_A_ROW = 3  # then it waits a little before it follows the next one
+ASTRAY: Final = 0.08  # how often a request goes to somebody else than whom its client believes to lead
+REDIRECTS_IN_A_ROW: Final = 3  # then it waits a little before it follows the next one
 
 
 @dataclass(frozen=True)

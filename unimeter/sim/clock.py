@@ -11,13 +11,14 @@ and others gather many before they answer, seal an entry or send to followers.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from unimeter.core.inputs import Now
 from unimeter.sim.prng import Prng
 from unimeter.sim.world import US, Timer, World, cancel
 
-MILLION = 1_000_000
-TURNS_NS = (1, 300 * US, 600 * US)  # a turn of a process lasts less than one of these
+MILLION: Final = 1_000_000
+TURNS_NS: Final = (1, 300 * US, 600 * US)  # a turn of a process lasts less than one of these
 
 
 class WallClock:

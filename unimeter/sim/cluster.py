@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from unimeter.config import MIB, Member, NodeConfig
 from unimeter.core.group import Group
@@ -211,8 +211,8 @@ class Cluster:
         return found
 
 
-CATCHUP_BYTES_PER_SECOND = 6 * MIB  # the pace of catching up in these worlds, whose clients write little
-SKEW_NS = 300_000_000  # how wrong the wall clocks of the machines stand, against the first one's
+CATCHUP_BYTES_PER_SECOND: Final = 6 * MIB  # the pace of catching up in these worlds, whose clients write little
+SKEW_NS: Final = 300_000_000  # how wrong the wall clocks of the machines stand, against the first one's
 
 
 def raft_of(host: Host, group: int) -> Raft | None:

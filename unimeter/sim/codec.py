@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -11,7 +11,7 @@ from unimeter.sim import wire1, wire2
 from unimeter.sim.events import UNIQUE
 from unimeter.sim.requests import Control, EventList, Ingest, Query, Request, v1_type
 
-UNSURE_V1 = b"could not be asked in time whether"  # protocol v1 has no code for it, only the sentence
+UNSURE_V1: Final = b"could not be asked in time whether"  # protocol v1 has no code for it, only the sentence
 
 
 def encode(kernels: Kernels, request: Request, request_id: int) -> bytes:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Final
 from zlib import crc32
 
 from unimeter.config import BLOCK_BYTES
@@ -29,9 +30,9 @@ from unimeter.sim.world import US, World
 
 Operation = Write | Create | Delete | Read
 Completion = WriteDone | ReadDone
-KILL = "kill"
-POWER_CUT = "power_cut"
-NAME_BYTES_MAX = 119
+KILL: Final = "kill"
+POWER_CUT: Final = "power_cut"
+NAME_BYTES_MAX: Final = 119
 
 
 @dataclass

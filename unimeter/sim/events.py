@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 Account = int | str
 
 COUNT, SUM, MAX, LATEST, UNIQUE = range(5)
-AGGREGATION_NAMES = ("count", "sum", "max", "latest", "count-unique")
+AGGREGATION_NAMES: Final = ("count", "sum", "max", "latest", "count-unique")
 FIXED, MONTH, DAY, WEEK = range(4)
-PERIOD_NAMES = ("fixed", "month", "day", "week")
-NO_SUCH_METRIC = "no_such_metric"  # never created; events of it are refused before they get a place in the log
+PERIOD_NAMES: Final = ("fixed", "month", "day", "week")
+NO_SUCH_METRIC: Final = "no_such_metric"  # never created; events of it are refused before they get a place in the log
 NONE, ADD, REMOVE = range(3)
-OPERATION_NAMES = ("none", "add", "remove")
+OPERATION_NAMES: Final = ("none", "add", "remove")
 
 
 class Ident(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from unimeter.core.effects import Read, Write
 from unimeter.core.inputs import DiskError
 from unimeter.sim.disk import Operation
@@ -10,8 +12,8 @@ from unimeter.sim.host import Host
 from unimeter.sim.prng import Prng
 from unimeter.sim.world import MS
 
-ROOM_BYTES = 1 << 40
-AT_ONCE = ("failed_sync", "misdirect", "full_disk")  # strike the very operation that they are hooked to
+ROOM_BYTES: Final = 1 << 40
+AT_ONCE: Final = ("failed_sync", "misdirect", "full_disk")  # strike the very operation that they are hooked to
 
 
 class DiskFaults(FaultKinds):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from unimeter.sim.disk import KILL, POWER_CUT
 from unimeter.sim.fault_base import FaultKinds
 from unimeter.sim.host import Host
 from unimeter.sim.prng import Prng
 from unimeter.sim.world import MS, SECOND
 
-DAY_NS = 86_400 * SECOND
+DAY_NS: Final = 86_400 * SECOND
 
 
 class ProcessFaults(FaultKinds):

@@ -12,7 +12,7 @@ machine that leads some group now, or at another one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from unimeter.core.effects import Create, Delete, Read, Write
 from unimeter.sim import sightings
@@ -28,10 +28,10 @@ from unimeter.sim.network import Network
 from unimeter.sim.prng import Prng
 from unimeter.sim.world import MS, World
 
-PLACES = ("journal_write", "checkpoint_write", "recovery", "create", "delete", "read")  # of the disk
-EVERYWHERE = (*PLACES, *sightings.PLACES)
+PLACES: Final = ("journal_write", "checkpoint_write", "recovery", "create", "delete", "read")  # of the disk
+EVERYWHERE: Final = (*PLACES, *sightings.PLACES)
 LEADER, FOLLOWER = "_leader", "_follower"
-SOON_NS = MS // 5  # a fault at a place strikes so soon after
+SOON_NS: Final = MS // 5  # a fault at a place strikes so soon after
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 from unimeter import kernels
 from unimeter.sim.result import RunResult
 from unimeter.sim.runner import run_seed
 from unimeter.sim.scenario import Scenario, load_all, pick
 
-COLLECT_EVERY = 4  # runs of a process between two collections of garbage
+COLLECT_EVERY: Final = 4  # runs of a process between two collections of garbage
 _runs = 0  # of this process
-VACUOUS_RUNS_MIN = 30  # runs of a scenario after which its expected faults must have fired
+VACUOUS_RUNS_MIN: Final = 30  # runs of a scenario after which its expected faults must have fired
 
 
 @dataclass(frozen=True)

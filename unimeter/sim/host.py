@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from unimeter.config import NodeConfig
 from unimeter.core.effects import Apply, Effect, Touch, Write
@@ -27,10 +27,10 @@ from unimeter.sim.network import End, Network
 from unimeter.sim.prng import Prng
 from unimeter.sim.world import MS, World
 
-BUCKET_SUM_OFFSET = layout.LAYOUTS["um_bucket"][1]["sum_lo"]
-DIGEST_OFFSET = layout.LAYOUTS["um_meta"][1]["digest"]
-NEVER_NS = 1 << 62
-WORK_MAX_NS = 2 * MS  # that a thread may take to apply what it was given
+BUCKET_SUM_OFFSET: Final = layout.LAYOUTS["um_bucket"][1]["sum_lo"]
+DIGEST_OFFSET: Final = layout.LAYOUTS["um_meta"][1]["digest"]
+NEVER_NS: Final = 1 << 62
+WORK_MAX_NS: Final = 2 * MS  # that a thread may take to apply what it was given
 
 
 @dataclass(frozen=True)

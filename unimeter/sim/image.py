@@ -11,10 +11,11 @@ same bytes in memory: most files are never lied about, and then nothing is writt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from unimeter.kernels.api import Bytes
 
-SECTOR_BYTES = 512  # the unit that a disk writes whole or not at all
+SECTOR_BYTES: Final = 512  # the unit that a disk writes whole or not at all
 
 
 class File:

@@ -17,13 +17,13 @@ where follows from the lists alone.
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import Any
+from typing import Any, Final
 
 from unimeter.sim.events import NO_SUCH_METRIC, OPERATION_NAMES, Account, Event, Ident, Metric, Stored
 from unimeter.sim.places import Places, group_at, place
 from unimeter.sim.requests import ACKED, EventList, Ingest, Query, Request
 
-NEVER_NS = 1 << 62
+NEVER_NS: Final = 1 << 62
 
 
 class Ledger:

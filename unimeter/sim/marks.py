@@ -6,7 +6,7 @@ that the scenarios do not go where they should.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from unimeter.sim.requests import UNKNOWN
 from unimeter.sim.sightings import PLACES
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from unimeter.sim.host import Host
     from unimeter.sim.runner import Run
 
-COUNTERS = {  # counter of a node -> mark
+COUNTERS: Final = {  # counter of a node -> mark
     "checkpoints": "checkpoint written",
     "scans": "journal scanned for a read",
     "disk_full_events": "disk found full",
@@ -23,27 +23,27 @@ COUNTERS = {  # counter of a node -> mark
     "sessions_evicted": "session evicted",
     "alerts_fired": "alert fired",
 }
-VERDICTS = ("stored", "duplicate", "conflict", "unknown metric", "cardinality", "table full")
-SESSION_VERDICTS = {
+VERDICTS: Final = ("stored", "duplicate", "conflict", "unknown metric", "cardinality", "table full")
+SESSION_VERDICTS: Final = {
     1: "session retry",
     6: "session unknown",
     7: "session window",
     8: "session settled",
     9: "sessions full",
 }
-CORE_MARKS = (  # counted by the node itself
+CORE_MARKS: Final = (  # counted by the node itself
     "found_unreadable",
     "diverged",
     "applied_aside",
     "applied_aside_waited_for",
     "applied_before_durable",
 )
-FIGURES = {  # what of a node -> mark
+FIGURES: Final = {  # what of a node -> mark
     "bundles": "part of a request forwarded",
     "fetches": "follower read for from disk",
     "compared": "digests compared",
 }
-ALL_MARKS = (
+ALL_MARKS: Final = (
     *PLACES, *FIGURES.values(), *CORE_MARKS, "new replica", "noise at a peer port: hung up", "put off: redirect", "put off: no_leader", "put off: leader_changed",
     "put off: outcome_unknown", "operator: add", "operator: remove", "operator: transfer", "operator: drain",
     *COUNTERS.values(), *(f"verdict {name}" for name in VERDICTS[1:]), *SESSION_VERDICTS.values(), "segment rolled over",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from unimeter.kernels.api import Bytes
 from unimeter.sim.prng import Prng
@@ -23,9 +23,9 @@ from unimeter.sim.route import CLIENTS, Route
 from unimeter.sim.trace import brief
 from unimeter.sim.world import MS, SECOND, US, World
 
-PIECES = 8  # half of what a large send is cut into at most, on average
-SYN_NS = 150 * MS  # after so long without an answer a dial fails, on average
-LATE_NS = 30 * MS  # a delayed send arrives up to so much later than it should have
+PIECES: Final = 8  # half of what a large send is cut into at most, on average
+SYN_NS: Final = 150 * MS  # after so long without an answer a dial fails, on average
+LATE_NS: Final = 30 * MS  # a delayed send arrives up to so much later than it should have
 
 
 @dataclass

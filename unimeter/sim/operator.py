@@ -7,7 +7,7 @@ answers alone, as an operator would.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -19,7 +19,7 @@ from unimeter.sim.line import AnyResponse
 from unimeter.sim.places import Places
 from unimeter.sim.requests import ACKED, Control, Request
 
-REFUSALS_MAX = 200  # of one removal, until it is said to be impossible
+REFUSALS_MAX: Final = 200  # of one removal, until it is said to be impossible
 
 
 class Operator(Base):

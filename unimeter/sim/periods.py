@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from typing import Final
 
 from unimeter.sim.events import DAY, FIXED, MONTH, WEEK
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DAY_NS = 86_400 * 10**9
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY_NS: Final = 86_400 * 10**9
 
 
 def _ns(moment: datetime) -> int:

@@ -9,12 +9,13 @@ places of different groups never compare equal, and nothing should be concluded 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from unimeter.config import PARTITIONS
 from unimeter.kernels.api import Kernels
 from unimeter.sim.events import Account
 
-GROUP_SHIFT = 48
+GROUP_SHIFT: Final = 48
 
 
 def place(group: int, seq: int) -> int:

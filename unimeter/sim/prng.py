@@ -14,11 +14,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
 
-_BLOCK = struct.Struct("<8Q")
+_BLOCK: Final = struct.Struct("<8Q")
 
 
 class Prng:

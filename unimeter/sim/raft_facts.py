@@ -9,16 +9,16 @@ import struct
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from unimeter.core import peer_wire
 from unimeter.core.raft.conf import Conf
 from unimeter.core.raft.messages import Kind
 from unimeter.kernels.api import Bytes
 
-FRAME_HEADER = struct.Struct("<IBBBBI")  # magic, version, type, status, flags, payload length
-FRAME_HEADER_BYTES = 32
-PROMISES = (int(Kind.VOTE), int(Kind.VOTE_REPLY), int(Kind.APPEND_REPLY))
+FRAME_HEADER: Final = struct.Struct("<IBBBBI")  # magic, version, type, status, flags, payload length
+FRAME_HEADER_BYTES: Final = 32
+PROMISES: Final = (int(Kind.VOTE), int(Kind.VOTE_REPLY), int(Kind.APPEND_REPLY))
 
 
 class Promise(NamedTuple):

@@ -7,7 +7,7 @@ broke, and sending it again could count it twice) is UNKNOWN: it may be in the l
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from unimeter.sim import wire1, wire2
 from unimeter.sim.events import Account, Event, Metric
@@ -100,8 +100,8 @@ class Control(Request):
     answer: Any = None
 
 
-RETRY_LATER = ("starting", "overloaded", "disk_full", "no_leader")  # nothing of the request was taken
-UNSURE = ("leader_changed", "outcome_unknown")  # perhaps it was
+RETRY_LATER: Final = ("starting", "overloaded", "disk_full", "no_leader")  # nothing of the request was taken
+UNSURE: Final = ("leader_changed", "outcome_unknown")  # perhaps it was
 
 
 def groups_of(request: Request, places: Places) -> list[int]:

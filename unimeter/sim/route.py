@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
-CLIENTS = "clients"
+CLIENTS: Final = "clients"
 
 
 @dataclass

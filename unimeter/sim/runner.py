@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import process_time
-from typing import TextIO
+from typing import Final, TextIO
 
 from unimeter.kernels.api import Kernels
 from unimeter.sim import canaries
@@ -35,11 +35,11 @@ from unimeter.sim.trace import Trace
 from unimeter.sim.watch import Watch
 from unimeter.sim.world import MS, SECOND, Livelock, World
 
-YEAR_2024_NS = 1_704_067_200 * SECOND
-QUIET_NS = 80 * MS
-AGAIN = 0.35  # how often a cluster is restarted at the end: it costs as much as a quarter of a run
-FOUNDING_NS = 40 * MS  # founders are started within so long
-AUDIT_MANNERS = Manners(window=48, think_ns=1, burst=48, timeout_ns=20 * SECOND)
+YEAR_2024_NS: Final = 1_704_067_200 * SECOND
+QUIET_NS: Final = 80 * MS
+AGAIN: Final = 0.35  # how often a cluster is restarted at the end: it costs as much as a quarter of a run
+FOUNDING_NS: Final = 40 * MS  # founders are started within so long
+AUDIT_MANNERS: Final = Manners(window=48, think_ns=1, burst=48, timeout_ns=20 * SECOND)
 
 
 class Run:

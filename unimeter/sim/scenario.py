@@ -20,7 +20,7 @@ import tomllib
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 from unimeter.config import KIB, NodeConfig
 from unimeter.kernels.api import Limits
@@ -31,11 +31,11 @@ from unimeter.sim.prng import Prng
 from unimeter.sim.space import SpaceSettings
 from unimeter.sim.world import MS, US
 
-REGIONS = (
+REGIONS: Final = (
     "meta", "heap", "values", "accounts", "series", "cells", "dims", "buckets", "members", "fps0", "fps1", "ids",
     "sessions", "periods", "pmembers", "alerts", "skips",
 )  # fmt: skip
-SMALL_NODE = NodeConfig(
+SMALL_NODE: Final = NodeConfig(
     advertise="10.0.0.1:7001",
     frame_bytes_max=12 * KIB,
     batch_events_max=64,
@@ -69,12 +69,12 @@ SMALL_NODE = NodeConfig(
     peer_frame_bytes_max=128 * KIB,
     bundles_waiting_max=8,
 )
-SMALL_LIMITS = {
+SMALL_LIMITS: Final = {
     "meta": 1, "heap": 128 * KIB, "values": 512, "accounts": 64, "series": 512, "cells": 4096, "dims": 16384, "buckets": 8192,
     "members": 8192, "fps0": 8192, "fps1": 8192, "ids": 8192, "sessions": 64, "periods": 2048, "pmembers": 8192,
     "alerts": 4096, "skips": 8192,
 }  # fmt: skip
-ROOMY_LIMITS = Limits(tuple(SMALL_LIMITS.values()), 8192, 64, 3_600_000 * MS)
+ROOMY_LIMITS: Final = Limits(tuple(SMALL_LIMITS.values()), 8192, 64, 3_600_000 * MS)
 
 
 class BadScenario(ValueError):

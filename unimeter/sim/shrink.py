@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Final
 
 from unimeter.kernels.api import Kernels
 from unimeter.sim.result import RunResult
 from unimeter.sim.runner import run_seed
 from unimeter.sim.scenario import Scenario
 
-CLIENT_KINDS = ("vandals", "subscribers", "readers_v1", "readers", "plain", "v1", "sessions", "changes")
+CLIENT_KINDS: Final = ("vandals", "subscribers", "readers_v1", "readers", "plain", "v1", "sessions", "changes")
 
 
 @dataclass(frozen=True)

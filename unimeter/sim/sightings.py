@@ -3,15 +3,15 @@ changes of members. Each is a mark of the run, and a place at which a fault can 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from unimeter.core.raft.raft import Raft
 
-PLACES = (
+PLACES: Final = (
     "election_begun", "election_won", "leader_deposed", "log_truncated", "entry_appended", "learner_added", "joint_conf_entered",
     "joint_conf_left", "handover_begun",
 )  # fmt: skip
-CANDIDATES = ("PRE_CANDIDATE", "CANDIDATE")
+CANDIDATES: Final = ("PRE_CANDIDATE", "CANDIDATE")
 
 
 Sight = tuple[int, int, int, Any, int, int, int, int, int, int, int]

@@ -7,7 +7,7 @@ partition or into the next; values overflow 64-bit sums; the same event is sent 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from unimeter.sim import periods
 from unimeter.sim.events import (
@@ -32,15 +32,15 @@ from unimeter.sim.events import (
 )
 from unimeter.sim.prng import Prng
 
-HOUR_NS = 3_600_000_000_000
-DAY_NS = 24 * HOUR_NS
-DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
-REGIONS = ("eu", "us", "ap", "", "a-region-name-of-31-bytes-exactly")
-LATER_DIMENSION = "zone"  # events carry it from the start; metrics declare it later, or never
-ZONES = ("a", "b", "")
-TIERS = ("free", "pro", "x" * 31)
-NUMERIC = (1, 2, 257, 2**64 - 1, 77_777_777_777)
-TEXTS = ("acme", "żółw-账户", "k" * 128)
+HOUR_NS: Final = 3_600_000_000_000
+DAY_NS: Final = 24 * HOUR_NS
+DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
+REGIONS: Final = ("eu", "us", "ap", "", "a-region-name-of-31-bytes-exactly")
+LATER_DIMENSION: Final = "zone"  # events carry it from the start; metrics declare it later, or never
+ZONES: Final = ("a", "b", "")
+TIERS: Final = ("free", "pro", "x" * 31)
+NUMERIC: Final = (1, 2, 257, 2**64 - 1, 77_777_777_777)
+TEXTS: Final = ("acme", "żółw-账户", "k" * 128)
 
 
 @dataclass(frozen=True)

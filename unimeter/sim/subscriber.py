@@ -5,7 +5,7 @@ In a cluster it moves on to another node now and then, with its cursors, as it d
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgpack
 
@@ -16,8 +16,8 @@ from unimeter.sim.places import Places
 from unimeter.sim.prng import Prng
 from unimeter.sim.world import MS, World
 
-BACKOFF_NS = 20 * MS
-STAY_NS = 400 * MS  # with one node, on average
+BACKOFF_NS: Final = 20 * MS
+STAY_NS: Final = 400 * MS  # with one node, on average
 
 
 class Subscriber:

@@ -8,10 +8,10 @@ kernels: a difference is itself a failure, because then a seed would no longer b
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import TextIO
+from typing import Final, TextIO
 from zlib import crc32
 
-TAIL_LINES = 40
+TAIL_LINES: Final = 40
 
 
 class Trace:

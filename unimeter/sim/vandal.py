@@ -7,6 +7,7 @@ nobody else may notice anything.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from unimeter.kernels.api import Kernels
 from unimeter.sim import wire1, wire2
@@ -16,7 +17,7 @@ from unimeter.sim.prng import Prng
 from unimeter.sim.space import Space
 from unimeter.sim.world import MS, World
 
-PATIENCE_NS = 25 * MS
+PATIENCE_NS: Final = 25 * MS
 
 
 class Vandal:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from unimeter.core.effects import Effect
 from unimeter.core.group import Group
@@ -27,7 +27,7 @@ from unimeter.sim.world import Livelock
 if TYPE_CHECKING:
     from unimeter.sim.runner import Run
 
-HOOKS = (
+HOOKS: Final = (
     "booted", "stepped", "acted", "moved", "applied", "died", "halted", "broke", "sent", "settled", "answered_again", "stray", "garbled", "accepted",
     "calmed", "finished",
 )  # fmt: skip

@@ -5,11 +5,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from unimeter.sim.events import Event, Metric
 
-MAGIC = 0xC0FFEE01
+MAGIC: Final = 0xC0FFEE01
 INGEST_ASYNC, INGEST_SYNC, PARTITION_MAP, METRIC_PUT, METRIC_DELETE, METRIC_LIST = 0, 1, 0x10, 0x20, 0x21, 0x22
 USAGE, REALTIME, EVENTS_LIST, ALERTS_LIST, ALERTS_ENABLE, ALERT_PUSH, BREAKDOWN, STATUS = (
     0x30,
@@ -22,10 +22,10 @@ USAGE, REALTIME, EVENTS_LIST, ALERTS_LIST, ALERTS_ENABLE, ALERT_PUSH, BREAKDOWN,
     0x40,
 )
 OK, DUPLICATE, ERROR, UNKNOWN_METRIC, REDIRECT, NOT_LEADER, BACKPRESSURE = range(7)
-VALUE_MAX = 2**63 - 1
+VALUE_MAX: Final = 2**63 - 1
 
-_RESPONSE = struct.Struct("<B3xII")
-_AGGREGATE = struct.Struct("<QqQQQqQ")
+_RESPONSE: Final = struct.Struct("<B3xII")
+_AGGREGATE: Final = struct.Struct("<QqQQQqQ")
 
 
 class Response(NamedTuple):

@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
 from unimeter.kernels.api import Kernels
 from unimeter.sim.events import Event
 
-MAGIC = 0xC0FFEE02
-HEADER = struct.Struct("<IBBBBIIIII")
-HEADER_BYTES = 32
+MAGIC: Final = 0xC0FFEE02
+HEADER: Final = struct.Struct("<IBBBBIIIII")
+HEADER_BYTES: Final = 32
 HELLO, INGEST, QUERY, METRIC_CREATE, METRIC_DELETE, METRIC_LIST = 1, 2, 3, 4, 5, 6
 EVENTS_LIST, ALERTS_LIST, STATUS, ALERTS_SUBSCRIBE, TOPOLOGY, CLUSTER, ALERT_PUSH = 8, 9, 10, 11, 12, 14, 0x8B
 OK, ERROR, REDIRECT, BACKPRESSURE = range(4)
 ASYNC, VERDICTS = 1, 2
-OPEN_SESSION = 1
+OPEN_SESSION: Final = 1
 
-_INGEST = struct.Struct("<QQQQIHHII")
-_ROW = struct.Struct("<QqqHBBBBH")
-_RESULT = struct.Struct("<IIIIQII")
+_INGEST: Final = struct.Struct("<QQQQIHHII")
+_ROW: Final = struct.Struct("<QqqHBBBBH")
+_RESULT: Final = struct.Struct("<IIIIQII")
 TEXT, ID = 1, 2
 
 

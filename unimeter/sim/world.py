@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import Any
+from typing import Any, Final
 
 from unimeter.sim.trace import Trace
 
-US = 1_000
-MS = 1_000_000
-SECOND = 1_000_000_000
+US: Final = 1_000
+MS: Final = 1_000_000
+SECOND: Final = 1_000_000_000
 
-SAME_INSTANT_MAX = 100_000  # events at one instant before we call it a livelock
+SAME_INSTANT_MAX: Final = 100_000  # events at one instant before we call it a livelock
 
 
-LOOK_EVERY = 8  # events between two looks whether what is waited for has come
-LULL_NS = 50 * MS  # it is looked, too, before time goes on by as much as this
+LOOK_EVERY: Final = 8  # events between two looks whether what is waited for has come
+LULL_NS: Final = 50 * MS  # it is looked, too, before time goes on by as much as this
 
 
 class Livelock(Exception):

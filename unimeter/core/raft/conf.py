@@ -17,10 +17,11 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Final
 
-REPLICAS_MAX = 64  # in one list
-REPLICA_ID_MAX = 2**64 - 1
-_HEAD = struct.Struct("<HHHH")
+REPLICAS_MAX: Final = 64  # in one list
+REPLICA_ID_MAX: Final = 2**64 - 1
+_HEAD: Final = struct.Struct("<HHHH")
 
 
 def _is_sorted_ids(replicas: tuple[int, ...]) -> bool:
@@ -116,4 +117,4 @@ class Conf:
         return Conf(ids[:voters], ids[voters : voters + learners], ids[voters + learners :])
 
 
-NOBODY = Conf(())
+NOBODY: Final = Conf(())

@@ -14,11 +14,13 @@ The candidate's vote for itself counts, like any other, when it is durable.
 
 from __future__ import annotations
 
+from typing import Final
+
 from unimeter.core.raft import replication
 from unimeter.core.raft.messages import Kind, Message
 from unimeter.core.raft.state import RaftState, Role
 
-TRANSFER = 1  # `context` of a request that a leader asked for
+TRANSFER: Final = 1  # `context` of a request that a leader asked for
 
 
 def campaign(state: RaftState, now_ns: int, transfer: bool = False) -> None:

@@ -13,10 +13,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Final
 
 from unimeter.core.raft.messages import Entry, bytes_of
 
-BEYOND = -1  # the term of an index past the end
+BEYOND: Final = -1  # the term of an index past the end
 
 
 class RaftLog:

@@ -18,6 +18,7 @@ References: D. Ongaro, J. Ousterhout, "In Search of an Understandable Consensus 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from unimeter.core.raft import election, follower, membership, replication, transfer
 from unimeter.core.raft.conf import Conf
@@ -26,9 +27,9 @@ from unimeter.core.raft.messages import Entry, Kind, Message, Save
 from unimeter.core.raft.state import RaftState, Role
 from unimeter.core.raft.status import Status, status
 
-UNBOUNDED = 1 << 62
-_FROM_LEADER = (Kind.APPEND, Kind.HEARTBEAT, Kind.TIMEOUT_NOW)
-_HANDLERS: dict[Kind, Callable[[RaftState, int, Message], None]] = {
+UNBOUNDED: Final = 1 << 62
+_FROM_LEADER: Final = (Kind.APPEND, Kind.HEARTBEAT, Kind.TIMEOUT_NOW)
+_HANDLERS: Final[dict[Kind, Callable[[RaftState, int, Message], None]]] = {
     Kind.PREVOTE: election.on_prevote,
     Kind.PREVOTE_REPLY: election.on_prevote_reply,
     Kind.VOTE: election.on_vote,

@@ -14,11 +14,13 @@ longer the log's; they count for nothing when the disk reports them.
 
 from __future__ import annotations
 
+from typing import Final
+
 from unimeter.core.raft.log import RaftLog
 from unimeter.core.raft.messages import HardState, Kind, Message, Save, bytes_of
 
-COMMITS_UNSAVED_MAX = 64  # entries that a restart finds beyond the saved commit index, if they are small
-COMMIT_RIDES_FROM_BYTES = 4096  # of entries in one save: beside these the commit index costs nothing
+COMMITS_UNSAVED_MAX: Final = 64  # entries that a restart finds beyond the saved commit index, if they are small
+COMMIT_RIDES_FROM_BYTES: Final = 4096  # of entries in one save: beside these the commit index costs nothing
 
 
 class Flying:

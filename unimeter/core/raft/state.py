@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
-from typing import Protocol
+from typing import Final, Protocol
 
 from unimeter.core.raft.conf import NOBODY, Conf
 from unimeter.core.raft.log import RaftLog
@@ -26,7 +26,7 @@ from unimeter.core.raft.progress import Progress
 from unimeter.core.raft.reads import Reads
 from unimeter.core.raft.stable import Stable
 
-CONFS_MAX = 64  # old configurations that are remembered; more if they are not committed
+CONFS_MAX: Final = 64  # old configurations that are remembered; more if they are not committed
 
 
 class Role(IntEnum):

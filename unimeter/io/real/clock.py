@@ -17,11 +17,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import monotonic_ns, time_ns
+from typing import Final
 
 from unimeter.core.inputs import Now
 
-MILLISECOND_NS = 1_000_000
-ALARM_NS_MAX = 3_600_000 * MILLISECOND_NS  # one handle sleeps an hour at most, then looks again
+MILLISECOND_NS: Final = 1_000_000
+ALARM_NS_MAX: Final = 3_600_000 * MILLISECOND_NS  # one handle sleeps an hour at most, then looks again
 
 
 def plainly(callback: Callable[[], None]) -> None:

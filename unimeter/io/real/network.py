@@ -31,20 +31,20 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from unimeter.config import MIB, NodeConfig
 from unimeter.io.real.connection import Connection, PeerConnection, as_protocol
 from unimeter.io.real.dialer import Dialer
 from unimeter.kernels.api import Bytes
 
-SEND_HIGH_WATER_BYTES = 1 * MIB
+SEND_HIGH_WATER_BYTES: Final = 1 * MIB
 LINGER_SECONDS = 2.0
 HALF_CLOSED_SECONDS = 30.0
-LISTEN_BACKLOG = 1024
-LINK_NUMBER_MAX = 2**32 - 1  # a link is a u32 in the kernels' request records
+LISTEN_BACKLOG: Final = 1024
+LINK_NUMBER_MAX: Final = 2**32 - 1  # a link is a u32 in the kernels' request records
 PEER_SEND_BYTES_MAX = 256 * MIB  # one link's unsent bytes
-PEER_RECEIVE_BYTES = 1 * MIB  # what one read from a peer may bring
+PEER_RECEIVE_BYTES: Final = 1 * MIB  # what one read from a peer may bring
 PEER_LINKS_MAX = 256
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from unimeter.kernels.api import Bytes, Summary
 from unimeter.kernels.layout import SUMMARY
 from unimeter.kernels.native._um import ffi
 
-_I64_MAX = 2**63 - 1
+_I64_MAX: Final = 2**63 - 1
 
 
 class NativeApplied:

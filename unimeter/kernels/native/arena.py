@@ -15,15 +15,15 @@ struct that points into an arena holds the Arena too.
 from __future__ import annotations
 
 import mmap
-from typing import Any
+from typing import Any, Final
 
 from unimeter.kernels.native._um import ffi
 
-PAGE_BYTES = mmap.PAGESIZE
-HUGE_PAGE_BYTES = 2 << 20
-SMALL_BYTES = HUGE_PAGE_BYTES  # the beginning of an area, in pages of the usual size
-HUGE_FROM_BYTES = 8 << 20  # an area that may become so large asks for huge pages behind that
-_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+PAGE_BYTES: Final = mmap.PAGESIZE
+HUGE_PAGE_BYTES: Final = 2 << 20
+SMALL_BYTES: Final = HUGE_PAGE_BYTES  # the beginning of an area, in pages of the usual size
+HUGE_FROM_BYTES: Final = 8 << 20  # an area that may become so large asks for huge pages behind that
+_FLAGS: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 
 def ask_for_huge_pages(memory: mmap.mmap, offset: int, size: int) -> None:

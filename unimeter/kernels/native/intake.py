@@ -32,13 +32,15 @@ _um_intake_seal: Final = lib.um_intake_seal
 _um_intake_clear: Final = lib.um_intake_clear
 _um_replies: Final = lib.um_replies
 
-_RUNS_MAX = 1024
-_REQUESTS_MAX = 65_536  # requests without rows do not fill the entry, so they have a limit of their own
-_NOTES_BYTES = 1 << 20  # room for notes beyond those of one request
-_REPLY_ROOM_BYTES = 4096  # more than any answer without exceptions
-FAILURE_BYTES_MAX = 16_384  # of the payloads that fail() is given
-_BATCH_WORD = 4  # batch, in u32s
-_COUNTS = Struct("<16xQ16xQ16xQ24xII")  # um_intake: bytes in use of rows, waiting and immediate; batch_count, row_count
+_RUNS_MAX: Final = 1024
+_REQUESTS_MAX: Final = 65_536  # requests without rows do not fill the entry, so they have a limit of their own
+_NOTES_BYTES: Final = 1 << 20  # room for notes beyond those of one request
+_REPLY_ROOM_BYTES: Final = 4096  # more than any answer without exceptions
+FAILURE_BYTES_MAX: Final = 16_384  # of the payloads that fail() is given
+_BATCH_WORD: Final = 4  # batch, in u32s
+_COUNTS: Final = Struct(
+    "<16xQ16xQ16xQ24xII"
+)  # um_intake: bytes in use of rows, waiting and immediate; batch_count, row_count
 
 
 class NativeIntake:

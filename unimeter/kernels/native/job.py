@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from struct import Struct
 from time import sleep
-from typing import Any
+from typing import Any, Final
 
 from unimeter.kernels.api import Bytes
 from unimeter.kernels.layout import APPLIED, ENTRY, SUMMARY, UM_ENTRY_BATCHES
 from unimeter.kernels.native._um import ffi, lib
 from unimeter.kernels.native.applied import NativeApplied
 
-POLL_SECONDS = 0.00005  # how often a thread that waits for another looks
-HEAD = Struct("<4xIHHI32xI")  # um_entry: body_len, group, kind, batch_count, row_count
-_RUN = int(ffi.cast("uintptr_t", ffi.addressof(lib, "um_job_run")))
+POLL_SECONDS: Final = 0.00005  # how often a thread that waits for another looks
+HEAD: Final = Struct("<4xIHHI32xI")  # um_entry: body_len, group, kind, batch_count, row_count
+_RUN: Final = int(ffi.cast("uintptr_t", ffi.addressof(lib, "um_job_run")))
 
 
 class NativeJob:

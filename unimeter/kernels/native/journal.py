@@ -21,12 +21,12 @@ _um_record_finish: Final = lib.um_record_finish
 _um_entry_verify: Final = lib.um_entry_verify
 _um_crc32c: Final = lib.um_crc32c
 
-_ENTRY = struct.Struct("<IIHHIQQqQIIQ")  # um_entry
-_BATCH = struct.Struct("<QQQQIIII")  # um_batch
-_RECORD_BYTES = 64
-_RECORD_ALIGN = 64
-_ENTRY_BATCHES = 0
-_RECORD_ENTRIES = 0
+_ENTRY: Final = struct.Struct("<IIHHIQQqQIIQ")  # um_entry
+_BATCH: Final = struct.Struct("<QQQQIIII")  # um_batch
+_RECORD_BYTES: Final = 64
+_RECORD_ALIGN: Final = 64
+_ENTRY_BATCHES: Final = 0
+_RECORD_ENTRIES: Final = 0
 
 
 def crc32c(data: Bytes, crc: int = 0) -> int:

@@ -33,11 +33,11 @@ from unimeter.kernels.native._um import ffi, lib
 from unimeter.kernels.native.arena import Arena
 from unimeter.kernels.native.lent import lent
 
-SCRATCH_BYTES = 256 * 1024  # what a workspace begins with
-SCRATCH_POOLED_BYTES_MAX = 4 * 1024 * 1024  # a larger one is not kept
-POOLED_MAX = 4
-OUT_BYTES = 64 * 1024  # more than any answer row
-_I64_MAX = 2**63 - 1
+SCRATCH_BYTES: Final = 256 * 1024  # what a workspace begins with
+SCRATCH_POOLED_BYTES_MAX: Final = 4 * 1024 * 1024  # a larger one is not kept
+POOLED_MAX: Final = 4
+OUT_BYTES: Final = 64 * 1024  # more than any answer row
+_I64_MAX: Final = 2**63 - 1
 
 
 class _Workspace:

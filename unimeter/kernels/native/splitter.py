@@ -8,7 +8,7 @@ UM_SPANS_MAX of them, each with room for the events of the largest request; memo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from unimeter.kernels.api import Bytes, Catalog, FrameTable, Intake
 from unimeter.kernels.layout import BATCH, UM_GROUPS_MAX, UM_NONE, UM_SPANS_MAX
@@ -18,7 +18,7 @@ from unimeter.kernels.native.intake import NativeIntake
 from unimeter.kernels.native.lent import lent
 from unimeter.kernels.native.wire import NativeCatalog, NativeFrameTable
 
-_STAGING_BYTES_MIN = 1 << 20
+_STAGING_BYTES_MIN: Final = 1 << 20
 
 
 class _Spans:

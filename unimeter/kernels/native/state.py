@@ -53,13 +53,13 @@ from unimeter.kernels.native.query import begin_events, begin_query, glance
 _um_apply: Final = lib.um_apply
 _um_state_ahead: Final = lib.um_state_ahead
 
-_FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
-_IMAGE_HEAD = Struct("<16x17Q")  # used bytes per region, see checkpoint.c
-_SLOTS_MIN = 64  # of an index
-_TABLES = tuple(index for index in range(UM_INDEXES) if index not in (UM_X_FPS0, UM_X_FPS1))
-_META_FIELDS = len(Meta._fields) + 1  # um_meta begins with its version, then come the fields of Meta
-_RECORD_BYTES = tuple(int(lib.um_region_record_bytes(region)) for region in range(UM_REGIONS))
-_SCRATCH_BYTES = int(lib.um_scratch_bytes_max())
+_FLAGS: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+_IMAGE_HEAD: Final = Struct("<16x17Q")  # used bytes per region, see checkpoint.c
+_SLOTS_MIN: Final = 64  # of an index
+_TABLES: Final = tuple(index for index in range(UM_INDEXES) if index not in (UM_X_FPS0, UM_X_FPS1))
+_META_FIELDS: Final = len(Meta._fields) + 1  # um_meta begins with its version, then come the fields of Meta
+_RECORD_BYTES: Final = tuple(int(lib.um_region_record_bytes(region)) for region in range(UM_REGIONS))
+_SCRATCH_BYTES: Final = int(lib.um_scratch_bytes_max())
 
 
 def _page(size: int) -> int:

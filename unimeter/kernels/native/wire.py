@@ -16,12 +16,12 @@ from unimeter.kernels.native.lent import lent
 _um_frames: Final = lib.um_frames
 _um_v2_head: Final = lib.um_v2_head
 _unzeroed: Final = ffi.new_allocator(should_clear_after_alloc=False)
-_FRAMES_FIRST = 512  # a table is made for so many frames, and again for the worst case if they were not enough
-_REQUEST_BYTES_MIN = 16  # a v1 header
-_SCAN = ffi.typeof("um_scan *")
-_NOT_PLAIN = 2**64 - 1  # of um_frames
+_FRAMES_FIRST: Final = 512  # a table is made for so many frames, and again for the worst case if they were not enough
+_REQUEST_BYTES_MIN: Final = 16  # a v1 header
+_SCAN: Final = ffi.typeof("um_scan *")
+_NOT_PLAIN: Final = 2**64 - 1  # of um_frames
 _FRAMES: Final = ffi.typeof("um_frame[]")
-_HEAD_BYTES = 32
+_HEAD_BYTES: Final = 32
 _head_out: Final = ffi.new("uint8_t[]", _HEAD_BYTES)
 _head: Final = ffi.buffer(_head_out)
 
