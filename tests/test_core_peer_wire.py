@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tests.core_journal import KERNELS, entry
 from unimeter.core import peer_wire
 from unimeter.core.entry import ENTRY_BYTES, head_of, raft_entry
-from unimeter.core.peer_wire import BadFrame, frame, pack_map, pack_message, unpack_map, unpack_messages
+from unimeter.core.peer_wire import BadFrame, frame, message_bytes, pack_map, pack_message, unpack_map, unpack_messages
 from unimeter.core.raft import Conf
 from unimeter.core.raft.messages import Kind, Message
 from unimeter.kernels import layout
+from unimeter.kernels.api import Bytes
 
 u64 = st.integers(0, 2**64 - 1)
 
@@ -39,13 +40,18 @@ def messages(draw: st.DrawFn) -> tuple[int, Message]:
 
 
 def packed(sent: list[tuple[int, Message]]) -> bytes:
-    return b"".join(bytes(piece) for group, message in sent for piece in pack_message(group, message))
+    pieces: list[Bytes] = []
+    for group, message in sent:
+        before = sum(map(len, pieces))
+        pack_message(pieces, group, message)
+        assert sum(map(len, pieces)) - before == message_bytes(message)
+    return b"".join(map(bytes, pieces))
 
 
 @given(st.lists(messages(), max_size=4))
 @settings(max_examples=80, deadline=None)
 def test_messages_come_back_as_they_were_packed(sent: list[tuple[int, Message]]) -> None:
-    found = list(unpack_messages(KERNELS, packed(sent)))
+    found = unpack_messages(KERNELS, packed(sent))
     assert found == sent
     assert [list(one.entries) for _, one in found] == [list(one.entries) for _, one in sent], (
         "also the entries' configurations"
@@ -59,7 +65,7 @@ def test_messages_that_are_cut_off_are_bad(sent: list[tuple[int, Message]], data
     bounds = [0, len(packed(sent[:1])), len(whole)]
     cut = data.draw(st.integers(0, len(whole)).filter(lambda at: at not in bounds))
     with pytest.raises(BadFrame):
-        list(unpack_messages(KERNELS, whole[:cut]))
+        unpack_messages(KERNELS, whole[:cut])
 
 
 @given(messages().filter(lambda pair: pair[1].entries), st.data())
@@ -69,14 +75,14 @@ def test_an_entry_with_a_flipped_bit_is_bad(pair: tuple[int, Message], data: st.
     bit = data.draw(st.integers(8 * peer_wire.MESSAGE.size, 8 * len(whole) - 1))
     whole[bit // 8] ^= 1 << bit % 8
     with pytest.raises(BadFrame):
-        list(unpack_messages(KERNELS, bytes(whole)))
+        unpack_messages(KERNELS, bytes(whole))
 
 
 def test_an_entry_of_another_group_than_its_message_is_bad() -> None:
     data = entry(3, 1, 1)
     message = Message(Kind.APPEND, 1, 2, 1, entries=(raft_entry(data, head_of(data)),))
     with pytest.raises(BadFrame, match="group 3"):
-        list(unpack_messages(KERNELS, packed([(2, message)])))
+        unpack_messages(KERNELS, packed([(2, message)]))
 
 
 def test_a_configuration_entry_without_a_configuration_is_bad() -> None:
@@ -84,14 +90,14 @@ def test_a_configuration_entry_without_a_configuration_is_bad() -> None:
     head = peer_wire.MESSAGE.pack(Kind.APPEND, 0, 0, len(data), 1, 2, 1, 0, 0, 0, 0, 0, 0)
     assert len(data) == ENTRY_BYTES + 4
     with pytest.raises(BadFrame):
-        list(unpack_messages(KERNELS, head + data))
+        unpack_messages(KERNELS, head + data)
 
 
 @given(st.binary(max_size=400))
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_are_messages_or_bad(data: bytes) -> None:
     with contextlib.suppress(BadFrame):
-        list(unpack_messages(KERNELS, data))
+        unpack_messages(KERNELS, data)
 
 
 values = st.recursive(

@@ -20,7 +20,6 @@ from unimeter.core.divergence import Divergence
 from unimeter.core.group import Group
 from unimeter.core.peer_wire import BadFrame
 from unimeter.core.peers import NEVER_NS, Peer, Peers
-from unimeter.core.raft.raft import Raft
 from unimeter.core.raft.state import Role
 from unimeter.core.replication import Replication
 from unimeter.core.topology import Topology
@@ -57,15 +56,6 @@ class Seen:
         self.leader = leader
         self.conf_index = conf_index
         self.settled = settled  # that configuration is committed
-
-    def same(self, raft: Raft, conf_index: int) -> bool:
-        return (
-            self.term == raft.term
-            and self.role is raft.role
-            and self.leader == raft.leader
-            and self.conf_index == conf_index
-            and self.settled == (conf_index <= raft.commit)
-        )
 
 
 class Cluster:
@@ -235,7 +225,13 @@ class Cluster:
         # a replica that was taken out may not have heard of it, and would ask to be elected for ever
         raft.mute = self.mute or (bool(self._left) and conf_index < self._left.get(group.number, 0))
         before = self._seen[group.number]
-        if before.same(raft, conf_index):
+        if (
+            before.term == raft.term
+            and before.role is raft.role
+            and before.leader == raft.leader
+            and before.conf_index == conf_index
+            and before.settled == (conf_index <= raft.commit)
+        ):
             return
         self._seen[group.number] = Seen(raft.term, raft.role, raft.leader, conf_index, conf_index <= raft.commit)
         self._changes += 1

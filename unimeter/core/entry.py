@@ -8,7 +8,6 @@ A HARD entry uses the header's fields: term = current term, index = commit index
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from unimeter.core.raft.conf import Conf
@@ -48,8 +47,11 @@ class Head:
         self.row_count = row_count
 
 
-def head_of(entry: Bytes) -> Head:
-    (_, body_len, group, kind, batches, term, index, stamp_ns, first_seq, rows, _, _) = layout.ENTRY.unpack_from(entry)
+def head_of(data: Bytes, at: int = 0) -> Head:
+    """The header of the entry that stands there."""
+    (_, body_len, group, kind, batches, term, index, stamp_ns, first_seq, rows, _, _) = layout.ENTRY.unpack_from(
+        data, at
+    )
     return Head(body_len, group, kind, batches, term, index, stamp_ns, first_seq, rows)
 
 
@@ -76,17 +78,3 @@ def hard_state(head: Head) -> HardState:
 def padded_bytes(entry: Bytes) -> int:
     """What an entry takes in a record."""
     return (len(entry) + _ALIGN - 1) & -_ALIGN
-
-
-def split(data: memoryview) -> Iterator[tuple[memoryview, Head]]:
-    """The entries that stand end to end in `data`. Raises ValueError when they do not."""
-    at = 0
-    while at < len(data):
-        if len(data) - at < ENTRY_BYTES:
-            raise ValueError("not entries: a header is cut off")
-        head = head_of(data[at : at + ENTRY_BYTES])
-        end = at + ENTRY_BYTES + head.body_len
-        if end > len(data):
-            raise ValueError("not entries: a body is cut off")
-        yield data[at:end], head
-        at = end

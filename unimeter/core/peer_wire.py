@@ -20,12 +20,11 @@ types are passed over, unknown keys of maps too.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Any, Final
 
 import msgpack
 
-from unimeter.core.entry import raft_entry, split
+from unimeter.core.entry import ENTRY_BYTES, head_of, raft_entry
 from unimeter.core.raft.messages import Entry, Kind, Message, bytes_of
 from unimeter.kernels.api import Bytes, Kernels
 
@@ -48,6 +47,7 @@ BUNDLE_HEAD: Final = struct.Struct("<QHHII")  # number of the try, group, reserv
 DONE_HEAD: Final = struct.Struct(
     "<QHHIIq"
 )  # number of the try, group, outcome, batches, rows, stamp_ns; then what remote_applied reads
+COPIED_BYTES_MAX: Final = 4096  # of a message's entries: a copy costs less than a view, for everybody who looks at it
 _KINDS: Final = {int(kind): kind for kind in Kind}
 
 
@@ -74,25 +74,33 @@ def unpack_map(payload: Bytes) -> dict[str, Any]:
     return body
 
 
-def pack_message(group: int, message: Message) -> list[Bytes]:
-    """The pieces of one message."""
-    size = bytes_of(message.entries)
-    head = MESSAGE.pack(
-        message.kind, message.reject, group, size, message.to, message.sender, message.term, message.index,
-        message.log_term, message.commit, message.hint, message.hint_term, message.context,
+def message_bytes(message: Message) -> int:
+    """What `pack_message` makes of it."""
+    return MESSAGE.size + bytes_of(message.entries)
+
+
+def pack_message(pieces: list[Bytes], group: int, message: Message) -> None:
+    """Add the pieces of one message."""
+    entries = message.entries
+    pieces.append(
+        MESSAGE.pack(
+            message.kind, message.reject, group, bytes_of(entries), message.to, message.sender, message.term, message.index,
+            message.log_term, message.commit, message.hint, message.hint_term, message.context,
+        )
     )  # fmt: skip
-    return [head, *[entry.data for entry in message.entries]]
+    for entry in entries:
+        pieces.append(entry.data)  # they are few, mostly none
 
 
-def unpack_messages(kernels: Kernels, payload: Bytes) -> Iterator[tuple[int, Message]]:
+def unpack_messages(kernels: Kernels, payload: Bytes) -> list[tuple[int, Message]]:
     """(group, message) in order. Raises BadFrame, also for entries that are not what their sender sealed."""
-    view = memoryview(payload)
-    at, end = 0, len(view)
+    messages: list[tuple[int, Message]] = []
+    at, end = 0, len(payload)
     while at < end:
         if end - at < MESSAGE.size:
             raise BadFrame("a message is cut off")
         (kind, reject, group, size, to, sender, term, index, log_term, commit, hint, hint_term, context) = (
-            MESSAGE.unpack_from(view, at)
+            MESSAGE.unpack_from(payload, at)
         )
         at += MESSAGE.size
         if size > end - at:
@@ -100,20 +108,28 @@ def unpack_messages(kernels: Kernels, payload: Bytes) -> Iterator[tuple[int, Mes
         known = _KINDS.get(kind)
         if known is None:
             raise BadFrame(f"a message of kind {kind}")
-        entries = _entries(kernels, view[at : at + size], group) if size else []
+        entries = _entries(kernels, payload, at, at + size, group) if size else []
         at += size
-        yield (
-            group,
-            Message(
-                known, to, sender, term, index, log_term, commit, bool(reject), hint, hint_term, context, entries
-            ),
-        )  # fmt: skip
+        message = Message(
+            known, to, sender, term, index, log_term, commit, bool(reject), hint, hint_term, context, entries
+        )
+        messages.append((group, message))
+    return messages
 
 
-def _entries(kernels: Kernels, data: memoryview, group: int) -> list[Entry]:
+def _entries(kernels: Kernels, data: Bytes, at: int, end: int, group: int) -> list[Entry]:
+    """The entries that stand end to end there."""
     entries: list[Entry] = []
+    view = memoryview(data) if end - at > COPIED_BYTES_MAX else data
     try:
-        for entry, head in split(data):
+        while at < end:
+            if end - at < ENTRY_BYTES:
+                raise ValueError("the header of an entry is cut off")
+            head = head_of(data, at)
+            begin, at = at, at + ENTRY_BYTES + head.body_len
+            if at > end:
+                raise ValueError("the body of an entry is cut off")
+            entry = view[begin:at]
             if head.group != group or not kernels.entry_verify(entry):
                 raise ValueError(f"entry {head.index} of group {head.group} is damaged")
             entries.append(raft_entry(entry, head))

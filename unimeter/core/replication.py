@@ -20,7 +20,7 @@ from unimeter.core.log_marks import LogMarks
 from unimeter.core.log_read import read_entries
 from unimeter.core.pace import Pace
 from unimeter.core.peers import NEVER_NS, Peer, Peers
-from unimeter.core.raft.messages import Entry, bytes_of
+from unimeter.core.raft.messages import Entry
 from unimeter.core.raft.state import Role
 from unimeter.kernels.api import Bytes, Kernels
 
@@ -87,7 +87,7 @@ class Replication:
 
     def send(self) -> None:
         """Send what all groups have to say."""
-        pieces: dict[int, list[Bytes]] = {}
+        waiting: dict[int, list[Bytes]] = {}  # by link
         sizes: dict[int, int] = {}
         for group in self._groups:
             if not group.raft.messages:
@@ -96,15 +96,19 @@ class Replication:
                 peer = self._peers.of_replica(message.to)
                 if peer is None:
                     continue
-                packed = peer_wire.pack_message(group.number, message)
-                size = len(packed[0]) + bytes_of(message.entries)
-                if sizes.get(peer.link, 0) + size > FRAME_BYTES and peer.link in pieces:
-                    self._send(peer, pieces.pop(peer.link))
-                    sizes[peer.link] = 0
-                pieces.setdefault(peer.link, []).extend(packed)
-                sizes[peer.link] = sizes.get(peer.link, 0) + size
-        for link, waiting in pieces.items():
-            self._send(self._peers.of_link(link), waiting)
+                link, size = peer.link, peer_wire.message_bytes(message)
+                pieces = waiting.get(link)
+                if pieces is None:
+                    pieces = waiting[link] = []
+                    sizes[link] = 0
+                elif sizes[link] + size > FRAME_BYTES and pieces:
+                    self._send(peer, pieces)
+                    pieces.clear()
+                    sizes[link] = 0
+                peer_wire.pack_message(pieces, group.number, message)
+                sizes[link] += size
+        for link, pieces in waiting.items():
+            self._send(self._peers.of_link(link), pieces)
 
     def _send(self, peer: Peer, pieces: list[Bytes]) -> None:
         self._peers.send(peer, peer_wire.RAFT, b"".join(pieces))

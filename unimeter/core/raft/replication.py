@@ -11,11 +11,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from unimeter.core.raft import transfer
 from unimeter.core.raft.messages import Entry, Kind, Message, bytes_of
 from unimeter.core.raft.progress import Pace, Progress
 from unimeter.core.raft.state import RaftState, Role
+
+_REPLICATE: Final = Pace.REPLICATE
 
 
 def lead(state: RaftState, now_ns: int) -> None:
@@ -53,11 +56,11 @@ def replicate(state: RaftState, peer: int) -> None:
     """Send one follower what its window has room for; while probing, one message in any case."""
     progress, log, settings = state.progress[peer], state.log, state.settings
     while progress.has_room(settings.inflight_messages_max, settings.inflight_bytes_max):
-        if progress.pace is Pace.REPLICATE and progress.next > log.last_index:
+        if progress.pace is _REPLICATE and progress.next > log.last_index:
             return
         entries = log.slice(progress.next, log.last_index + 1, settings.append_bytes_max)
         if entries is None:
-            if progress.pace is Pace.REPLICATE:
+            if progress.pace is _REPLICATE:
                 _fetch(state, peer, progress)
                 return
             entries = []  # a probe needs none: where the logs agree, epochs alone can tell
@@ -91,7 +94,7 @@ def supply(state: RaftState, peer: int, entries: Sequence[Entry]) -> None:
         return  # could not be read; the next answer to a heartbeat tries again
     log, settings = state.log, state.settings
     wanted = (
-        progress.pace is Pace.REPLICATE
+        progress.pace is _REPLICATE
         and progress.has_room(settings.inflight_messages_max, settings.inflight_bytes_max)
         and all(
             (entry.index, entry.term) == (progress.next + at, log.term(progress.next + at))
@@ -159,7 +162,7 @@ def on_heartbeat_reply(state: RaftState, now_ns: int, message: Message) -> None:
     progress.heard_ns = now_ns
     progress.waits = False
     if progress.match < state.log.last_index:
-        if progress.pace is Pace.REPLICATE and progress.inflight and not progress.acked:
+        if progress.pace is _REPLICATE and progress.inflight and not progress.acked:
             _poke(state, message.sender, progress)
         else:
             replicate(state, message.sender)
