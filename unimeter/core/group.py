@@ -338,7 +338,8 @@ class Group(StateMachine):
             for entry, head in several:
                 if head.row_count >= GROW_ROWS:
                     self._grow_ahead()
-                replies += self._conclude(entry, head, *self._apply_now(head, entry.data))
+                applied, outcome = self._apply_now(head, entry.data)
+                replies += self._conclude(entry, head, applied, outcome)
         if self.runs_ahead():
             # those who wait for an answer would wait for the disk's next write, too, if more were begun with
             self._begin_aside(self._next_entries(self.raft.log.last_index if self.hasty else self.raft.saving_index))

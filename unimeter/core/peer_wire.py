@@ -43,6 +43,7 @@ TRAFFIC: Final = frozenset({RAFT, BUNDLE, BUNDLE_DONE})  # what comes all the ti
 VERSION: Final = 1  # of what stands on this page; both sides of a link must have the same
 
 MESSAGE: Final = struct.Struct("<BBHI9Q")
+MESSAGE_BYTES: Final = MESSAGE.size
 BUNDLE_HEAD: Final = struct.Struct("<QHHII")  # number of the try, group, reserved, batches, rows; then the batches
 DONE_HEAD: Final = struct.Struct(
     "<QHHIIq"
@@ -76,7 +77,7 @@ def unpack_map(payload: Bytes) -> dict[str, Any]:
 
 def message_bytes(message: Message) -> int:
     """What `pack_message` makes of it."""
-    return MESSAGE.size + bytes_of(message.entries)
+    return MESSAGE_BYTES + bytes_of(message.entries)
 
 
 def pack_message(pieces: list[Bytes], group: int, message: Message) -> None:
@@ -97,12 +98,12 @@ def unpack_messages(kernels: Kernels, payload: Bytes) -> list[tuple[int, Message
     messages: list[tuple[int, Message]] = []
     at, end = 0, len(payload)
     while at < end:
-        if end - at < MESSAGE.size:
+        if end - at < MESSAGE_BYTES:
             raise BadFrame("a message is cut off")
         (kind, reject, group, size, to, sender, term, index, log_term, commit, hint, hint_term, context) = (
             MESSAGE.unpack_from(payload, at)
         )
-        at += MESSAGE.size
+        at += MESSAGE_BYTES
         if size > end - at:
             raise BadFrame("the entries of a message are cut off")
         known = _KINDS.get(kind)

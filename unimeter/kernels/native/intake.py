@@ -32,6 +32,8 @@ _um_intake_seal: Final = lib.um_intake_seal
 _um_intake_clear: Final = lib.um_intake_clear
 _um_replies: Final = lib.um_replies
 
+_REQUEST_BYTES: Final = REQUEST.size
+_ENTRY_BYTES: Final = ENTRY.size
 _RUNS_MAX: Final = 1024
 _REQUESTS_MAX: Final = 65_536  # requests without rows do not fill the entry, so they have a limit of their own
 _NOTES_BYTES: Final = 1 << 20  # room for notes beyond those of one request
@@ -51,13 +53,13 @@ class NativeIntake:
             raise ValueError("an entry's bytes_max lies between 48 and 2^31")
         self._group = group
         requests_max = max(_REQUESTS_MAX, bytes_max // BATCH.size + 1)
-        self._rows = Arena(ENTRY.size + bytes_max)
-        self._waiting = Arena(requests_max * REQUEST.size)
-        self._immediate = Arena(requests_max * REQUEST.size)
+        self._rows = Arena(_ENTRY_BYTES + bytes_max)
+        self._waiting = Arena(requests_max * _REQUEST_BYTES)
+        self._immediate = Arena(requests_max * _REQUEST_BYTES)
         self._notes = Arena(8 * batch_events_max + max(_NOTES_BYTES, bytes_max // 4))
         self._out = Arena(_REPLY_ROOM_BYTES * 16 + 8 * batch_events_max)
         self.cdata: Any = ffi.new("um_intake *")
-        self.cdata.rows.base = self._rows.base + ENTRY.size
+        self.cdata.rows.base = self._rows.base + _ENTRY_BYTES
         self.cdata.rows.reserved = bytes_max
         self._waiting.fill(self.cdata.waiting)
         self._immediate.fill(self.cdata.immediate)
@@ -94,18 +96,18 @@ class NativeIntake:
         (self.used_bytes, self._waiting_used, self._immediate_used, self.batch_count, self.row_count) = (
             _COUNTS.unpack_from(self._fields)
         )  # fmt: skip
-        self.immediate_count = self._immediate_used // REQUEST.size
+        self.immediate_count = self._immediate_used // _REQUEST_BYTES
 
     @property
     def pending_count(self) -> int:
-        return (self._waiting_used + self._immediate_used) // REQUEST.size
+        return (self._waiting_used + self._immediate_used) // _REQUEST_BYTES
 
     def _set_waiting(self, used: int) -> None:
         self._waiting_c.used = self._waiting_used = used
 
     def _set_immediate(self, used: int) -> None:
         self._immediate_c.used = self._immediate_used = used
-        self.immediate_count = used // REQUEST.size
+        self.immediate_count = used // _REQUEST_BYTES
 
     def belong_to(self, owner: Any) -> None:
         """From now on a splitter of several groups fills this: requests hold its spans, and answers tell stamps."""
@@ -134,7 +136,7 @@ class NativeIntake:
         if size > self._rows_c.reserved - used:
             return None
         place = self.batch_count, self.row_count
-        self._rows.view[ENTRY.size + used : ENTRY.size + used + size] = body
+        self._rows.view[_ENTRY_BYTES + used : _ENTRY_BYTES + used + size] = body
         self._rows_c.used = used + size
         self.cdata.batch_count = place[0] + batch_count
         self.cdata.row_count = place[1] + row_count
@@ -154,7 +156,7 @@ class NativeIntake:
         assert not self._frozen, "an entry is sealed or bundled once"
         self._bundled = True
         self.cdata.frozen = self._frozen = True
-        body = self._readonly[ENTRY.size : ENTRY.size + self.used_bytes]
+        body = self._readonly[_ENTRY_BYTES : _ENTRY_BYTES + self.used_bytes]
         return body, self.batch_count, self.row_count
 
     # ---- answering ----
@@ -165,20 +167,20 @@ class NativeIntake:
             first, self._held = 0, 0
         else:
             first = self._held = self._hold_async(count)
-        self._set_immediate(self._held * REQUEST.size)
+        self._set_immediate(self._held * _REQUEST_BYTES)
         return self._answer(self._immediate_records, first, count, ffi.NULL, ffi.NULL)
 
     def _hold_async(self, count: int) -> int:
         """Before the seal: put the immediate requests that must wait for it (async ones with a batch) in front of
         the others. Returns how many they are; each request is looked at once."""
         view = self._immediate.view
-        fresh = view[self._held * REQUEST.size : count * REQUEST.size]
-        if UM_NONE not in fresh.cast("I")[_BATCH_WORD :: REQUEST.size // 4]:  # refused requests have no batch either
+        fresh = view[self._held * _REQUEST_BYTES : count * _REQUEST_BYTES]
+        if UM_NONE not in fresh.cast("I")[_BATCH_WORD :: _REQUEST_BYTES // 4]:  # refused requests have no batch either
             return count
         hold: list[bytes] = []
         ready: list[bytes] = []
-        for at in range(0, len(fresh), REQUEST.size):
-            record = bytes(fresh[at : at + REQUEST.size])
+        for at in range(0, len(fresh), _REQUEST_BYTES):
+            record = bytes(fresh[at : at + _REQUEST_BYTES])
             (ready if int.from_bytes(record[4 * _BATCH_WORD :][:4], "little") == UM_NONE else hold).append(record)
         fresh[:] = b"".join(hold + ready)
         return self._held + len(hold)
@@ -191,7 +193,7 @@ class NativeIntake:
             assert said == (self.batch_count, self.row_count), "these are answers to another bundle"
             if self._owner is not None:
                 lib.um_intake_place(self.cdata, applied.stamp_ns)  # type: ignore[attr-defined]
-        count = self._waiting_used // REQUEST.size
+        count = self._waiting_used // _REQUEST_BYTES
         self._set_waiting(0)
         replies = self._answer(self._waiting_records, 0, count, summaries, verdicts)
         if self._bundled and self.immediate_count:  # async requests have waited too
@@ -241,7 +243,7 @@ class NativeIntake:
         self._set_waiting(0)
         self._set_immediate(0)
         for records, used in lists:
-            first, count = 0, used // REQUEST.size
+            first, count = 0, used // _REQUEST_BYTES
             while first < count:
                 out.used = 0
                 failed = lib.um_fail(records, first, count, failure, self._spans, out, self._runs, _RUNS_MAX, run_count)
@@ -258,7 +260,7 @@ class NativeIntake:
                 (self._immediate_records, self._immediate_used),
             ):
                 if used:
-                    lib.um_spans_release(self._spans, records, used // REQUEST.size)
+                    lib.um_spans_release(self._spans, records, used // _REQUEST_BYTES)
         _um_intake_clear(self.cdata)
         self.batch_count = self.row_count = self.used_bytes = self.immediate_count = 0
         self._waiting_used = self._immediate_used = 0

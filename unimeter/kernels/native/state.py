@@ -55,6 +55,7 @@ _um_state_ahead: Final = lib.um_state_ahead
 
 _FLAGS: Final = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
 _IMAGE_HEAD: Final = Struct("<16x17Q")  # used bytes per region, see checkpoint.c
+_ENTRY_BYTES: Final = ENTRY.size
 _SLOTS_MIN: Final = 64  # of an index
 _TABLES: Final = tuple(index for index in range(UM_INDEXES) if index not in (UM_X_FPS0, UM_X_FPS1))
 _META_FIELDS: Final = len(Meta._fields) + 1  # um_meta begins with its version, then come the fields of Meta
@@ -145,7 +146,7 @@ class NativeGroupState:
     def apply(self, catalog: Catalog, entry: Bytes) -> NativeApplied:
         self._assert_idle()
         body_len, _, kind, batch_count, row_count = HEAD.unpack_from(entry)
-        assert len(entry) >= ENTRY.size + body_len, "an entry is whole"
+        assert len(entry) >= _ENTRY_BYTES + body_len, "an entry is whole"
         if batch_count > self._summaries_max or row_count > self._verdicts_max:
             self._room(max(2 * batch_count, self._summaries_max), max(2 * row_count, self._verdicts_max))
         if kind == UM_ENTRY_LIMITS and body_len >= LIMITS.size:

@@ -22,6 +22,7 @@ _SCAN: Final = ffi.typeof("um_scan *")
 _NOT_PLAIN: Final = 2**64 - 1  # of um_frames
 _FRAMES: Final = ffi.typeof("um_frame[]")
 _HEAD_BYTES: Final = 32
+_FRAME_BYTES: Final = FRAME.size
 _head_out: Final = ffi.new("uint8_t[]", _HEAD_BYTES)
 _head: Final = ffi.buffer(_head_out)
 
@@ -51,7 +52,7 @@ class NativeFrameTable:
         if self._view is None:
             self._view = ffi.buffer(self.cdata)
         (offset, payload_off, payload_len, request_id, protocol, type, flags, status, partition, _, deadline_ms, _) = (
-            FRAME.unpack_from(self._view, index * FRAME.size)
+            FRAME.unpack_from(self._view, index * _FRAME_BYTES)
         )
         return Frame(
             offset, payload_off, payload_len, request_id, protocol, type, flags, status, partition, deadline_ms
