@@ -47,15 +47,9 @@ class Places:
     def applied(self, archive: Archive, head: Head, applied: Applied) -> None:
         """That entry is applied: what events it has are to be found there from now on."""
         place = self._places.pop(head.index)
-        if applied.row_count and applied.min_ts <= applied.max_ts:
-            archive.add(
-                place.began,
-                place.length,
-                head.first_seq,
-                head.first_seq + applied.row_count,
-                applied.min_ts,
-                applied.max_ts,
-                self._dirty,
-            )
+        rows, min_ts, max_ts = applied.row_count, applied.min_ts, applied.max_ts
+        if rows and min_ts <= max_ts:
+            first = head.first_seq
+            archive.add(place.began, place.length, first, first + rows, min_ts, max_ts, self._dirty)
         if self._dirty and not self._places:
             self._dirty.clear()

@@ -48,7 +48,7 @@ NOT_OURS: Final = frozenset(
     {LOCK_NAME, "lost+found"}
 )  # names at the top of a data directory that are not the node's files
 DRAIN_MAX: Final = 64  # completions taken in one call
-WRITE_SECONDS_BUCKETS: Final = (
+WRITE_SECONDS_BUCKETS = (
     0.0001,
     0.00025,
     0.0005,
@@ -64,7 +64,7 @@ WRITE_SECONDS_BUCKETS: Final = (
     1.0,
     2.5,
 )
-WRITE_NS_BUCKETS: Final = tuple(round(seconds * 1e9) for seconds in WRITE_SECONDS_BUCKETS)
+WRITE_NS_BUCKETS = tuple(round(seconds * 1e9) for seconds in WRITE_SECONDS_BUCKETS)
 
 LONE_SLOW_NS = 1_000_000  # a journal write that takes longer ...
 LONE_PAUSE_WRITES: Final = 64  # ... leaves so many to the lane: until so many in a row were quick
