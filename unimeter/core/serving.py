@@ -74,7 +74,12 @@ class Serving(Parts):
         """What the journal did not take: give async requests their place all the same, within bounds, and followers their
         work: they write while this node's disk is busy with something else."""
         for group in self.groups:
-            if group.leading and (group.may_seal_for_async() or group.may_seal_for_followers()):
+            if not group.leading:
+                continue
+            if group.may_seal_for_async():
+                group.seal(self.now.monotonic_ns, self.now.wall_ns)
+            elif group.may_seal_for_followers():
+                self.mark_reached("sent_before_written")
                 group.seal(self.now.monotonic_ns, self.now.wall_ns)
 
     def _run_ahead(self) -> None:

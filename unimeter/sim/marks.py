@@ -37,6 +37,7 @@ CORE_MARKS: Final = (  # counted by the node itself
     "applied_aside",
     "applied_aside_waited_for",
     "applied_before_durable",
+    "sent_before_written",
 )
 FIGURES: Final = {  # what of a node -> mark
     "bundles": "part of a request forwarded",
