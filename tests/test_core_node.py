@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 
 import pytest
 
 from tests.harness import JAN_1, Bench, v1, v1_event, v1_ingest, v1_metric, v1_usage
+from unimeter.config import BLOCK_BYTES
+from unimeter.core import checkpoint
 from unimeter.core.inputs import StopRequested
 from unimeter.kernels import protocol as wire
 
@@ -92,6 +95,56 @@ def test_a_clean_stop_leaves_a_checkpoint_and_nothing_to_replay(bench: Bench) ->
     assert again.node.recovered.replayed_bytes == 0
     again.link()
     assert usage(again, 7)[0] == 5
+
+
+def _checkpointed(bench: Bench) -> str:
+    """One event, a clean stop; the name of the checkpoint."""
+    bench.ask(1, v1_ingest(v1_event("calls", 7, 5, JAN_1)))
+    bench.step(StopRequested())
+    bench.disk()
+    (name,) = (name for name in bench.files if name.startswith("checkpoint/"))
+    return name
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda data: data[:-BLOCK_BYTES], "last block is missing"),
+        (lambda data: data[: BLOCK_BYTES + 100], "incomplete"),
+        (lambda data: data[:BLOCK_BYTES] + bytes(100) + data[BLOCK_BYTES + 100 :], "chunk 0 at offset 4096 is damaged"),
+    ],
+    ids=["without its end", "cut off", "damaged"],
+)
+def test_a_checkpoint_that_is_not_used_is_told_of_and_nothing_is_missing(
+    bench: Bench, spoil: Callable[[bytes], bytes], why: str
+) -> None:
+    name = _checkpointed(bench)
+    bench.files[name] = bytearray(spoil(bytes(bench.files[name])))
+    again = bench.restart()
+    (line,) = again.node.take_notices()
+    assert line.startswith(f"{name} is not used (")
+    assert why in line
+    again.link()
+    assert usage(again, 7)[0] == 5
+
+
+def test_a_checkpoint_of_another_version_is_told_of_and_nothing_is_missing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = _checkpointed(bench)
+    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
+    again = bench.restart()
+    assert again.node.take_notices() == [
+        f"{name} is not used (written by format {checkpoint.VERSION - 1}, this program reads {checkpoint.VERSION}); "
+        "the journal, which has everything, is read instead"
+    ]
+    again.link()
+    assert usage(again, 7)[0] == 5
+
+
+def test_a_start_on_a_whole_checkpoint_has_nothing_to_tell(bench: Bench) -> None:
+    _checkpointed(bench)
+    assert bench.restart().node.take_notices() == []
 
 
 def test_a_range_that_cuts_an_hour_is_exact_to_the_nanosecond(bench: Bench) -> None:

@@ -70,7 +70,7 @@ def _unblock(kernels: Kernels, magic: bytes, block: bytes) -> dict[str, Any]:
     found, crc, length = _BLOCK.unpack_from(block.ljust(_BLOCK.size, b"\0"))
     payload = block[_BLOCK.size : _BLOCK.size + length]
     if found != magic or len(payload) != length or kernels.crc32c(payload) != crc:
-        raise Unusable("no valid block")
+        raise Unusable("its first or last block is missing or damaged")
     fields: dict[str, Any] = msgpack.unpackb(payload)
     return fields
 

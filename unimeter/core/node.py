@@ -259,6 +259,8 @@ class Node:
         """Serve."""
         self._newcomer, self._rejoin = None, None
         self._replica, self._founding = found.identity.replica, found.founding
+        for line in found.notices:
+            self._notice(line)
         self.serving = Serving(
             self._kernels, self.config, self._limits_of(found.founding.group_count), found, self._prng, self._out, self._links, self._flows, self._peers,
             self._now, self._wake, self._halt, self._notice, self.marks,

@@ -47,6 +47,7 @@ class Recovered:
     next_segment_ready: bool
     checkpoints: list[str] = field(default_factory=list)  # oldest first; the last one was used
     stale: list[str] = field(default_factory=list)  # checkpoint files that are of no use
+    notices: list[str] = field(default_factory=list)  # for the operator: why they are of none
     replayed_bytes: int = 0
     replayed_rows: int = 0
     torn_tail: bool = False
@@ -214,6 +215,7 @@ class Recovery:
     def _from_checkpoint(self, found: Identity, founding: Founding) -> Flow[Recovered]:
         start = journal.start(self._kernels, found.cluster_id)
         names = sorted(name for name in self._sizes if checkpoint.checkpoint_number(name) is not None)
+        notices: list[str] = []
         for number in range(len(names) - 1, -1, -1):
             self.progress = f"loading {names[number]}"
             groups = make_groups(self._kernels, self._config, founding)
@@ -228,14 +230,23 @@ class Recovery:
                 for group in groups:
                     group.adopt(loaders[group.number].finish())
                 self._restore(msgpack.unpackb(bytes(meta)), replays, marks)
-            except (checkpoint.Unusable, ValueError, KeyError, TypeError):
-                continue  # incomplete (a crash while it was written) or damaged: the journal has everything
+            except (checkpoint.Unusable, ValueError, KeyError, TypeError) as error:
+                # incomplete (a crash while it was written), damaged, or of another version of this program
+                why = str(error) if isinstance(error, checkpoint.Unusable) else f"malformed: {error}"
+                notices.append(
+                    f"{names[number]} is not used ({why}); the journal, which has everything, is read instead"
+                )
+                continue
             marks.rewind(header.position)
             older, newer = names[: number + 1], names[number + 1 :]
-            return Recovered(found, founding, groups, replays, marks, header.position, b"", False, older, newer)
+            return Recovered(
+                found, founding, groups, replays, marks, header.position, b"", False, older, newer, notices
+            )
         groups = make_groups(self._kernels, self._config, founding)
         replays = make_replays(groups, founding, found)
-        return Recovered(found, founding, groups, replays, self._marks(founding), start, b"", False, stale=names)
+        return Recovered(
+            found, founding, groups, replays, self._marks(founding), start, b"", False, stale=names, notices=notices
+        )
 
     def _sink(self, meta: bytearray, loaders: dict[int, StateLoader]) -> checkpoint.Sink:
         def sink(section: str, total: int, data: memoryview) -> None:
