@@ -69,6 +69,11 @@ class Upkeep:
     def bytes_since_checkpoint(self) -> int:
         return self._journal.bytes_written - self._checkpointed_bytes
 
+    @property
+    def newest_checkpoint(self) -> str:
+        """Its file, "" while there is none that is finished."""
+        return self._checkpoints[-1] if self._checkpoints else ""
+
     def due(self, now_ns: int) -> bool:
         """Is there something for `turn` to do that no flow will tell of? Asked in every turn."""
         return now_ns >= self.retry_ns or (self.checkpoint_due and not any(group.tentative for group in self._groups))

@@ -120,6 +120,16 @@ def skips_an_entry_in_recovery(run: Run) -> None:
 
 
 @canary
+def cannot_load_what_it_saved(run: Run) -> None:
+    """A start takes every checkpoint for damaged, and reads the whole journal."""
+
+    def refuse(_: int) -> Any:
+        raise ValueError("not a state")
+
+    vars(_kernels(run))["state_loader"] = refuse
+
+
+@canary
 def drops_a_threshold(run: Run) -> None:
     """The kernels do not see the first threshold of a metric."""
     kernels = _kernels(run)

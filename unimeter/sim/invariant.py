@@ -80,6 +80,9 @@ class Invariant:
     def died(self, host: Host, how: str) -> None:
         """A process was killed."""
 
+    def ending(self, host: Host) -> None:
+        """A process is about to end by itself: it can be looked at for the last time."""
+
     def halted(self, host: Host, reason: str | None) -> None:
         """A process ended itself."""
 

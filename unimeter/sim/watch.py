@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from unimeter.sim.runner import Run
 
 HOOKS: Final = (
-    "booted", "stepped", "acted", "moved", "applied", "died", "halted", "broke", "sent", "settled", "answered_again", "stray", "garbled", "accepted",
+    "booted", "stepped", "acted", "moved", "applied", "died", "ending", "halted", "broke", "sent", "settled", "answered_again", "stray", "garbled", "accepted",
     "calmed", "finished",
 )  # fmt: skip
 
@@ -148,6 +148,7 @@ class Watch:
 
     def ending(self, host: Host) -> None:
         mark_process(self._run, host)
+        self.each("ending", host)
 
     def halted(self, host: Host, reason: str | None) -> None:
         """It is started again by whoever looks after it; what is broken beyond its own means is replaced first."""
