@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Check(Invariant):
-    sentence = "For all starts that meet no damage, a node goes on from the newest checkpoint that it had finished, or a newer one."
+    sentence = "For all starts that meet no damage, a node always goes on from the newest checkpoint that it had finished, or a newer one."
     canary = "cannot_load_what_it_saved"
 
     def __init__(self, run: Run) -> None:
