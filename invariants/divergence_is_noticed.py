@@ -1,5 +1,5 @@
 """A replica whose state differs from what the others computed must not serve it for long. Once its digest differs at an
-index that a majority has reached, it halts and says so, within a bound that holds as soon as the world is calm."""
+index that a majority has reached, it halts and says so, within the few gossip intervals for which a run with a flipped bit goes on."""
 
 from __future__ import annotations
 

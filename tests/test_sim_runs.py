@@ -78,6 +78,11 @@ def test_runs_that_are_over_do_not_pile_up() -> None:
     )
 
 
+def test_a_difference_that_comes_last_is_noticed() -> None:
+    """The bit flipped long before, in a bucket that the last request touched: the run was over before anybody compared."""
+    assert run_seed(SCENARIOS["bit_flips_in_memory"], 1_001_527, kernels.load()).failure is None
+
+
 def test_other_seeds_give_other_runs() -> None:
     scenario = SCENARIOS["quiet_day"]
     assert run_seed(scenario, 1, kernels.load()).digest != run_seed(scenario, 2, kernels.load()).digest

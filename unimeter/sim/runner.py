@@ -36,6 +36,7 @@ from unimeter.sim.watch import Watch
 from unimeter.sim.world import MS, SECOND, Livelock, World
 
 YEAR_2024_NS: Final = 1_704_067_200 * SECOND
+NOTICED_GOSSIPS: Final = 3  # a replica that differs is found out within so many
 QUIET_NS: Final = 80 * MS
 AGAIN: Final = 0.35  # how often a cluster is restarted at the end: it costs as much as a quarter of a run
 FOUNDING_NS: Final = 40 * MS  # founders are started within so long
@@ -144,6 +145,9 @@ class Run:
         newest = len(self.ledger.alerts)
         if not self.misled(0, self.world.now_ns):
             self._wait(lambda: all(sum(subscriber.seen) >= newest for subscriber in self.cast.subscribers))
+        else:  # what was computed last is compared, too
+            gossip_ns = max(host.setup.config.gossip_ns for host in self.cluster.hosts)
+            self.world.run(self.world.now_ns + NOTICED_GOSSIPS * gossip_ns)
         self.watch.finish(self.canary)
 
     def _boot(self) -> None:
