@@ -41,7 +41,8 @@ class SlowLeader(ClusterBench):
     def group(self, number: int) -> Group:
         node = self.machines[number].node
         assert node is not None
-        return node.serving.groups[0]  # type: ignore[union-attr]
+        group: Group = node.groups[0]
+        return group
 
     def last(self, number: int) -> int:
         return self.group(number).raft.log.last_index

@@ -22,13 +22,8 @@ SERVER_NAME: Final = "unimeter/0.2.0"
 FEATURES: Final = ("sessions", "ids", "text-accounts", "verdicts", "breakdown", "events", "alerts")
 CONTROL_BYTES_MAX: Final = 64 * 1024  # a control body larger than this is not a request of ours
 
-LATER: Final = (
-    "disk_full",
-    "overloaded",
-    "starting",
-    "no_leader",
-    "leader_changed",
-)  # the same again, later, may be served
+# the same again, later, may be served
+LATER: Final = ("disk_full", "overloaded", "starting", "no_leader", "leader_changed")
 
 Send = Callable[[bytes], None]
 

@@ -158,14 +158,8 @@ class Group(StateMachine):
     def may_seal_for_followers(self) -> bool:
         """While the journal is busy: is there something for followers that have nothing of this group to do? What comes while they
         have shares the next entry."""
-        raft = self.raft
-        return (
-            self.open_batches > 0
-            and raft.log.last_index == raft.commit
-            and self._replicated
-            and raft.accepting
-            and not self._reader_would_wait()
-        )
+        idle = self.raft.log.last_index == self.raft.commit
+        return self.open_batches > 0 and idle and self._replicated and not self._reader_would_wait()
 
     def may_seal_many(self) -> bool:
         """While the journal is busy: are there so many rows that they are worth an entry, of which a record can take one

@@ -37,9 +37,8 @@ VERSION_ALONE: Final = 1  # of a node that never was a replica: its whole log is
 
 SOUND: Final = ""
 FRESH: Final = "fresh"  # it has a replica id, and belongs to no cluster yet
-DAMAGED: Final = (
-    "damaged"  # durable data cannot be read, or was found to differ from the other replicas': it must not serve
-)
+# durable data cannot be read, or was found to differ from the other replicas': it must not serve
+DAMAGED: Final = "damaged"
 EMPTYING: Final = "emptying"  # its data is being deleted, to come back as a new replica
 SECTOR_BYTES: Final = 512
 

@@ -101,7 +101,7 @@ class Replication:
                 if pieces is None:
                     pieces = waiting[link] = []
                     sizes[link] = 0
-                elif sizes[link] + size > FRAME_BYTES and pieces:
+                elif sizes[link] + size > FRAME_BYTES:
                     self._send(peer, pieces)
                     pieces.clear()
                     sizes[link] = 0

@@ -48,22 +48,7 @@ NOT_OURS: Final = frozenset(
     {LOCK_NAME, "lost+found"}
 )  # names at the top of a data directory that are not the node's files
 DRAIN_MAX: Final = 64  # completions taken in one call
-WRITE_SECONDS_BUCKETS = (
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-)
+WRITE_SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 WRITE_NS_BUCKETS = tuple(round(seconds * 1e9) for seconds in WRITE_SECONDS_BUCKETS)
 
 LONE_SLOW_NS = 1_000_000  # a journal write that takes longer ...
