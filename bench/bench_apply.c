@@ -69,12 +69,15 @@ static int ascending(const void *a, const void *b) {
 }
 
 /* When events happened, by their place in the log: one after the other, or up to `late` places later than they should have come;
- * 200,000 of one moment, each a second after the one before; any time within an hour. */
-enum { IN_ORDER, AT_ONCE, IN_NO_ORDER };
+ * eight clients' batches, each in order, but in any order among themselves; 200,000 of one moment, each a second after the one before;
+ * any time within an hour. */
+enum { IN_ORDER, BY_CLIENTS, AT_ONCE, IN_NO_ORDER };
 #define STEP_NS 300
+#define CLIENTS 8
 
 static int64_t time_of(int times, uint64_t late, uint64_t n) {
     switch (times) {
+    case BY_CLIENTS: return BASE + (int64_t)((n - n % BATCH_ROWS + BATCH_ROWS * (n / BATCH_ROWS % CLIENTS * 5 % CLIENTS - n / BATCH_ROWS % CLIENTS) + n % BATCH_ROWS) * STEP_NS);
     case AT_ONCE: return BASE + (int64_t)(n / 200000 * 1000000000ULL);
     case IN_NO_ORDER: return BASE + (int64_t)dice(3600000000000ULL);
     default: return BASE + (int64_t)((n + late - (late != 0 ? dice(late) : 0)) * STEP_NS);
@@ -93,7 +96,7 @@ typedef struct {
 } variant;
 
 static uint64_t write_row(uint8_t *out, const variant *v, uint64_t n) {
-    um_row row = {.account = dice(ACCOUNTS), .timestamp_ns = time_of(v->times, v->late, n), .value = (int64_t)(v->times == IN_ORDER ? dice(100) : n), .metric = (uint16_t)dice(v->metrics)};
+    um_row row = {.account = dice(ACCOUNTS), .timestamp_ns = time_of(v->times, v->late, n), .value = (int64_t)(v->times <= BY_CLIENTS ? dice(100) : n), .metric = (uint16_t)dice(v->metrics)};
     uint8_t *tail = out + sizeof row, *at = tail;
     if (v->ids) {
         row.flags |= UM_ROW_ID;
@@ -183,6 +186,7 @@ int main(int argc, char **argv) {
         {.name = "v1, growing to 10 M fingerprints", .flags = UM_BATCH_V1, .metrics = METRICS - 1, .warmup = 0, .entries = 2500},
         {.name = "v1, steady, 2 x 2 M fingerprints", .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 2000000, .warmup = 1100, .entries = 1000},
         {.name = "v1, steady, 2 x 9 M fingerprints", .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 9000000, .warmup = 4600, .entries = 2400},
+        {.name = "v1, steady, 2 x 2 M, eight clients", .times = BY_CLIENTS, .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 2000000, .warmup = 1100, .entries = 1000},
         {.name = "v1, steady, 2 x 2 M, up to 10,000 late", .late = 10000, .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 2000000, .warmup = 1100, .entries = 1000},
         {.name = "v1, steady, 2 x 2 M, up to a million late", .late = 1000000, .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 2000000, .warmup = 1100, .entries = 1000},
         {.name = "v1, steady, 2 x 2 M, 200,000 at once", .times = AT_ONCE, .flags = UM_BATCH_V1, .metrics = METRICS - 1, .generation = 2000000, .warmup = 1100, .entries = 1000},

@@ -85,6 +85,7 @@ static void apply_rows(um__ctx *ctx, const uint8_t *rows, const um_batch *batch,
     const uint8_t *end = rows + batch->rows_len;
     um__window window;
     uint32_t done = 0;
+    window.spot.leaf = NULL;
     ctx->batch_fps = um__fps_count(ctx->st, ctx->fps);
     ctx->batch_rows = batch->row_count;
     ctx->batch_flags = batch->flags;

@@ -116,13 +116,22 @@ void um__dedup_peek(const um__ctx *ctx, um__dedup *dedup) {
     }
 }
 
-/* The row's turn has come: what was absent may have been entered by a row before. (Not in the other generation.) */
-static int still_fresh(const um__ctx *ctx, const um__dedup *dedup) {
+/* The row's turn has come: what was absent may have been entered by a row before, or its place taken, or its leaf have become
+ * another. (Not in the other generation.) */
+static int still_fresh(const um__ctx *ctx, um__dedup *dedup) {
     const um_state *st = ctx->st;
     if (!dedup->fresh) return 0;
     if (dedup->kind == UM__DEDUP_ID) return um__still_absent(st, UM_X_IDS, dedup->at);
     const uint32_t current = um__current_fps(ctx);
-    return um__fps_tree_of(st, current)->version == dedup->version && um__slots(st, current)[dedup->at] == 0;
+    if (um__fps_tree_of(st, current)->version != dedup->version) {
+        const um_fp fp = {dedup->lo, dedup->hi};
+        const um__fps_way way = um__fps_begin(st, current, &fp);
+        dedup->version = um__fps_tree_of(st, current)->version;
+        dedup->leaf = um__fps_arrive(&way, &fp);
+    } else if (dedup->at != 0 && um__slots(st, current)[dedup->at] == 0) {
+        return 1;
+    }
+    return dedup->leaf == NULL || um__fps_absent(st, current, um__fps_line(dedup->leaf, dedup->hi), dedup->hi, &dedup->at);
 }
 
 /* ---- ids ---- */

@@ -25,6 +25,7 @@
  */
 #include "um__fps.h"
 
+#define STRETCHES 256
 #define NODES ((uint32_t)(UM__PAGE_BYTES / sizeof(um__fps_node)))   /* that a page has room for: 170 */
 
 typedef struct { uint32_t leaf_full, leaf_done, inner_full; } shape;
@@ -190,10 +191,30 @@ static void part_at(entry *entries, uint32_t count, uint32_t middle) {
     }
 }
 
+/* The same, from one array to another, mostly without a branch that depends on a fingerprint: first by which of some equal stretches of
+ * time they are in, then part_at among those that are in the same one as the middle. All of them, if need be. */
+static void part_evenly(const entry *from, uint32_t count, uint32_t middle, entry *to) {
+    uint32_t in[STRETCHES] = {0}, shift = 0, stretch = 0, below = 0;
+    uint64_t least = UINT64_MAX, most = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        least = from[i].fp.lo < least ? from[i].fp.lo : least;
+        most = from[i].fp.lo > most ? from[i].fp.lo : most;
+    }
+    while ((most - least) >> shift >= STRETCHES) shift++;
+    for (uint32_t i = 0; i < count; i++) in[(from[i].fp.lo - least) >> shift]++;
+    while (below + in[stretch] <= middle) below += in[stretch++];
+    uint32_t next[3] = {0, below, below + in[stretch]};
+    for (uint32_t i = 0; i < count; i++) {
+        const uint64_t its = (from[i].fp.lo - least) >> shift;
+        to[next[(its >= stretch) + (its > stretch)]++] = from[i];
+    }
+    part_at(to + below, in[stretch], middle - below);
+}
+
 static void split(um_state *st, uint32_t index, path p) {
     um__fps_node *leaf = leaf_at(st, index, p);
     uint64_t *slots = (uint64_t *)(void *)(st->index[index].base + leaf->page * UM__PAGE_BYTES);
-    entry entries[UM__LEAF_SLOTS];
+    entry entries[UM__LEAF_SLOTS], parted[UM__LEAF_SLOTS];
     uint32_t count = 0;
     for (uint32_t i = 0; i < UM__LEAF_SLOTS; i++) {
         if (slots[i] == 0) continue;
@@ -201,11 +222,11 @@ static void split(um_state *st, uint32_t index, path p) {
         entries[count++].slot = slots[i];
     }
     for (uint32_t i = 0; i < count; i++) entries[i].fp = pool(st, index)[(uint32_t)entries[i].slot - 1];
-    part_at(entries, count, count / 2);
-    const um__fps_node upper = {entries[count / 2].fp, new_page(st, index), count - count / 2};
+    part_evenly(entries, count, count / 2, parted);
+    const um__fps_node upper = {parted[count / 2].fp, new_page(st, index), count - count / 2};
     leaf->count = count / 2;
-    fill(slots, entries, count / 2);
-    fill((uint64_t *)(void *)um__fps_nodes(st, index, upper.page), entries + count / 2, upper.count);
+    fill(slots, parted, count / 2);
+    fill((uint64_t *)(void *)um__fps_nodes(st, index, upper.page), parted + count / 2, upper.count);
     insert_leaf(st, index, p, upper);
 }
 
@@ -264,7 +285,8 @@ static um__fps_node *make_room(um_state *st, uint32_t index, const um_fp *fp) {
 
 void um__fps_add(um_state *st, uint32_t index, um__fps_node *leaf, uint64_t at, uint32_t number) {
     const um_fp fp = pool(st, index)[number];
-    if (at != 0 && leaf->count < um__fps_tree(st, index)->leaf_done) {
+    const um_fps_tree *tree = um__fps_tree(st, index);
+    if (at != 0 && (leaf->count < tree->leaf_done || (leaf->count < tree->leaf_full && !um__fp_less(&tree->greatest, &fp)))) {
         ((uint64_t *)(void *)st->index[index].base)[at] = slot_of(&fp, number);
     } else {
         leaf = make_room(st, index, &fp);

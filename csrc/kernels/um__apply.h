@@ -190,7 +190,12 @@ typedef struct {                 /* of a row that is more than its head */
 #define UM__DEDUP_ID 1
 #define UM__DEDUP_FP 2
 typedef struct um__fps_node um__fps_node;   /* um__fps.h */
-typedef struct { um__fps_node *nodes; uint32_t count, guess; } um__fps_way;
+typedef struct { um__fps_node *nodes; uint32_t count, guess, newest; } um__fps_way;   /* newest: of all inner pages */
+typedef struct {                 /* a leaf that was arrived at, for all from its first up to the one that is past it; NULL: none */
+    um__fps_node *leaf;
+    uint64_t version;
+    um_fp first, past;
+} um__fps_spot;
 typedef struct {
     uint32_t kind, fresh;        /* fresh: um__dedup_peek found it absent, with `at` the slot to take */
     uint64_t lo, hi;             /* the key: of the id, or of the row's bytes; then what is to be remembered */
@@ -239,6 +244,7 @@ typedef struct {
     um__target target;
 } um__pending;
 typedef struct {
+    um__fps_spot spot;                /* the last row's, of the current generation */
     um__pending rows[UM__WINDOW];
     um__tail tails[UM__WINDOW];       /* apart, as most rows have none */
 } um__window;

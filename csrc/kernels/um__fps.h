@@ -89,18 +89,34 @@ static inline uint32_t um__fps_guess_leaf(const um_state *st, uint32_t index, ui
 
 /* Half way to the leaf for a fingerprint; `nodes` is NULL where there is none yet. */
 static UM__ASK um__fps_way um__fps_begin(const um_state *st, uint32_t index, const um_fp *fp) {
-    um__fps_way way = {NULL, 0, 0};
+    um__fps_way way = {NULL, 0, 0, 0};
     if (um__fps_tree_of(st, index)->inners == 0) return way;
     const uint32_t top = um__fps_pick_top(st, index, fp);
     const um__fps_node *node = um__fps_tops(st, index) + top;
     way.nodes = um__fps_nodes(st, index, node->page);
     way.count = node->count;
     way.guess = um__fps_guess_leaf(st, index, top, fp->lo);
+    way.newest = top + 1 == um__fps_tree_of(st, index)->inners;
     __builtin_prefetch(way.nodes + way.guess);
     return way;
 }
 static inline um__fps_node *um__fps_arrive(const um__fps_way *way, const um_fp *fp) {
     return way->nodes == NULL ? NULL : way->nodes + um__fps_pick(way->nodes, way->count, way->guess, fp);
+}
+
+/* ---- the leaf of the row before ---- */
+
+/* Is it also the leaf of this one? Mostly, as a client's events come in the order of their times. */
+static inline int um__fps_near(const um__fps_spot *spot, const um_fps_tree *tree, const um_fp *fp) {
+    return spot->leaf != NULL && spot->version == tree->version && !um__fp_less(fp, &spot->first) && um__fp_less(fp, &spot->past);
+}
+/* Remembers where that way ended. The last leaf of an inner page is not worth finding out where it ends, but for the newest of all. */
+static inline void um__fps_settle(um__fps_spot *spot, const um_fps_tree *tree, const um__fps_way *way, um__fps_node *leaf) {
+    const int last = leaf + 1 == way->nodes + way->count;
+    spot->leaf = last && !way->newest ? NULL : leaf;
+    spot->version = tree->version;
+    spot->first = leaf->first;
+    spot->past = last ? (um_fp){UINT64_MAX, UINT64_MAX} : leaf[1].first;
 }
 
 /* The line of a leaf that its hash names. */
@@ -127,30 +143,50 @@ static inline int um__fps_absent(const um_state *st, uint32_t index, uint64_t li
     }
 }
 
+static UM__ASK void um__fps_ask_line(const um_state *st, uint32_t index, const um__fps_node *leaf, uint64_t hi) {
+    __builtin_prefetch(um__slots(st, index) + um__fps_line(leaf, hi), 1);
+}
+
 /* Prefetches, and finds out what can be known without: a generation whose fingerprints are all less does not have it. */
-static UM__ASK void um__dedup_ask(const um__ctx *ctx, um__dedup *dedup) {
+static UM__ASK void um__dedup_ask(const um__ctx *ctx, const um__fps_spot *spot, um__dedup *dedup) {
     const um_state *st = ctx->st;
     if (dedup->kind == UM__DEDUP_ID) {
         um__index_prefetch(st, UM_X_IDS, dedup->lo);
     } else if (dedup->kind == UM__DEDUP_FP) {
         const um_fp fp = {dedup->lo, dedup->hi};
         const uint32_t current = um__current_fps(ctx), other = um__other_fps(ctx);
-        dedup->version = um__fps_tree_of(st, current)->version;
-        dedup->way = um__fps_begin(st, current, &fp);
+        const um_fps_tree *tree = um__fps_tree_of(st, current);
+        dedup->version = tree->version;
+        dedup->leaf = NULL;
+        if (um__fps_near(spot, tree, &fp)) {
+            dedup->leaf = spot->leaf;
+            um__fps_ask_line(st, current, dedup->leaf, fp.hi);
+        } else {
+            dedup->way = um__fps_begin(st, current, &fp);
+        }
         dedup->elsewhere.nodes = NULL;
         if (!um__fp_less(&um__fps_tree_of(st, other)->greatest, &fp)) dedup->elsewhere = um__fps_begin(st, other, &fp);
     }
 }
 /* The next step: fingerprints' leaves are known, and ask for their lines. */
-static UM__ASK void um__dedup_ask_line(const um__ctx *ctx, um__dedup *dedup) {
+static UM__ASK void um__dedup_ask_line(const um__ctx *ctx, um__fps_spot *spot, um__dedup *dedup) {
     if (dedup->kind != UM__DEDUP_FP) return;
     const um_state *st = ctx->st;
     const um_fp fp = {dedup->lo, dedup->hi};
-    dedup->leaf = um__fps_arrive(&dedup->way, &fp);
-    if (dedup->leaf != NULL) __builtin_prefetch(um__slots(st, um__current_fps(ctx)) + um__fps_line(dedup->leaf, fp.hi), 1);
+    if (dedup->leaf == NULL && dedup->way.nodes != NULL) {
+        const uint32_t current = um__current_fps(ctx);
+        const um_fps_tree *tree = um__fps_tree_of(st, current);
+        if (um__fps_near(spot, tree, &fp)) {
+            dedup->leaf = spot->leaf;
+        } else {
+            dedup->leaf = um__fps_arrive(&dedup->way, &fp);
+            um__fps_settle(spot, tree, &dedup->way, dedup->leaf);
+        }
+        um__fps_ask_line(st, current, dedup->leaf, fp.hi);
+    }
     if (dedup->elsewhere.nodes == NULL) return;
     dedup->other_leaf = um__fps_arrive(&dedup->elsewhere, &fp);
-    __builtin_prefetch(um__slots(st, um__other_fps(ctx)) + um__fps_line(dedup->other_leaf, fp.hi));
+    um__fps_ask_line(st, um__other_fps(ctx), dedup->other_leaf, fp.hi);
 }
 
 /* The number of that fingerprint, or UM_NONE. */

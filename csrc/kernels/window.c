@@ -141,12 +141,12 @@ uint32_t um__window_fill(const um__ctx *ctx, const uint8_t **rows, const uint8_t
     for (; past - first < UM__WINDOW && past - first < count && um__holds_row(at, end); past++) {
         const uint32_t len = (uint32_t)sizeof(um_row) + ((const um_row *)(const void *)at)->tail_len;
         parse(ctx, at, len, past, &window->tails[past - first]);
-        um__dedup_ask(ctx, &past->dedup);
+        um__dedup_ask(ctx, &window->spot, &past->dedup);
         ask_series_slot(ctx, &past->target);
         at += len;
     }
     *rows = at;
-    for (um__pending *p = first; p < past; p++) um__dedup_ask_line(ctx, &p->dedup);
+    for (um__pending *p = first; p < past; p++) um__dedup_ask_line(ctx, &window->spot, &p->dedup);
     for (um__pending *p = first; p < past; p++) ask_series(ctx, &p->target);
     for (um__pending *p = first; p < past; p++) ask_bucket_or_cell(ctx, &p->target, &cells);
     if (cells) {

@@ -165,6 +165,27 @@ static void vouches(um_state *st, order of, uint32_t records) {
 /* A place that was found before a leaf was split or left may be another leaf's afterwards: then the version is another. */
 static void a_version_vouches_for_the_places_found_in_it(void) { for_each(vouches); }
 
+static void is_near(um_state *st, order of, uint32_t records) {
+    um__fps_spot spot = {NULL, 0, {0, 0}, {0, 0}};
+    uint32_t near = 0;
+    for (uint32_t i = 0; i < records; i++) {
+        const um_fp fp = of(i);
+        const um__fps_way way = um__fps_begin(st, UM_X_FPS0, &fp);
+        um__fps_node *leaf = um__fps_arrive(&way, &fp);
+        if (um__fps_near(&spot, tree(st), &fp)) {
+            assert(spot.leaf == leaf);
+            near++;
+        } else if (leaf != NULL) {
+            um__fps_settle(&spot, tree(st), &way, leaf);
+        }
+        remember(st, fp, 1);
+    }
+    if (of == in_order || of == interleaved) assert(near > records / 2);
+}
+
+/* What happened next to each other is remembered in the same leaf; whether it is, is known without a search. */
+static void the_leaf_of_the_row_before_is_the_one_that_a_search_finds(void) { for_each(is_near); }
+
 static void is_noticed(um_state *st, order of, uint32_t records) {
     const uint64_t pages[] = {0, 2, 3, 8};
     for (uint32_t p = 0; p < sizeof pages / sizeof *pages; p++) {
@@ -226,6 +247,7 @@ int main(void) {
     RUN(an_emptied_index_forgets_everything_and_fills_again_where_it_was);
     RUN(a_rebuilt_index_holds_what_the_grown_one_did);
     RUN(a_version_vouches_for_the_places_found_in_it);
+    RUN(the_leaf_of_the_row_before_is_the_one_that_a_search_finds);
     RUN(more_than_there_is_room_for_is_noticed);
     RUN(the_highest_level_grows_too);
     RUN(other_limits_lose_nothing);
