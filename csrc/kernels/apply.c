@@ -12,8 +12,8 @@
  * Every event that is not stored becomes part of a run in SKIPS, and leaves no other trace but the counters in
  * META. So once SKIPS is full nothing is stored any more, and the last run grows for ever.
  *
- * Speed is a matter of cache misses: rows are taken in windows, and window.c has looked ahead before a row's turn
- * comes. What it found is right for good; what it did not find may have been created by a row just before.
+ * Speed is a matter of cache misses: rows are taken in windows, two of them at a time, and window.c has looked ahead before a
+ * row's turn comes. What it found is right for good; what it did not find may have been created by a row just before.
  */
 #include "um__fps.h"
 
@@ -83,20 +83,22 @@ static void see(int64_t ts, rows_seen *seen) {
 
 static void apply_rows(um__ctx *ctx, const uint8_t *rows, const um_batch *batch, rows_seen *seen, um_summary *summary) {
     const uint8_t *end = rows + batch->rows_len;
-    um__window window;
+    um__window windows[2], *window = windows, *next = windows + 1;
+    um__fps_spot spot = {.leaf = NULL};
     uint32_t done = 0;
-    window.spot.leaf = NULL;
     ctx->batch_fps = um__fps_count(ctx->st, ctx->fps);
     ctx->batch_rows = batch->row_count;
     ctx->batch_flags = batch->flags;
     ctx->ordinal_mask = 0;
-    while (done < batch->row_count) {
-        const uint32_t count = um__window_fill(ctx, &rows, end, batch->row_count - done, &window);
-        if (count == 0) break;
+    um__window_fill(ctx, &rows, end, batch->row_count, window);
+    while (window->count != 0) {
+        const uint32_t count = window->count;
+        um__window_fill(ctx, &rows, end, batch->row_count - done - count, next);
+        um__window_look(ctx, &spot, window);
         for (uint32_t i = 0; i < count; i++) {
             const uint32_t row = summary->row_base + done + i;
-            const uint32_t verdict = apply_row(ctx, &window.rows[i], seen->first_seq + row);
-            see(window.rows[i].target.ts, seen);
+            const uint32_t verdict = apply_row(ctx, &window->rows[i], seen->first_seq + row);
+            see(window->rows[i].target.ts, seen);
             seen->verdicts[row] = (uint8_t)verdict;
             if (verdict == UM_V_STORED) {
                 summary->stored++;
@@ -107,6 +109,9 @@ static void apply_rows(um__ctx *ctx, const uint8_t *rows, const um_batch *batch,
             skip(ctx, seen->first_seq + row, 1);
         }
         done += count;
+        um__window *applied = window;
+        window = next;
+        next = applied;
     }
     if (done == batch->row_count) return;
     /* fewer rows than the batch says: not an entry that the log holds */

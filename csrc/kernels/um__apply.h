@@ -244,12 +244,14 @@ typedef struct {
     um__target target;
 } um__pending;
 typedef struct {
-    um__fps_spot spot;                /* the last row's, of the current generation */
     um__pending rows[UM__WINDOW];
     um__tail tails[UM__WINDOW];       /* apart, as most rows have none */
+    uint32_t count;
 } um__window;
 /* Splits up to UM__WINDOW whole rows off *rows, finds what exists of what they need, and has the memory on its way. */
-uint32_t um__window_fill(const um__ctx *ctx, const uint8_t **rows, const uint8_t *end, uint32_t count, um__window *window);
+void um__window_fill(const um__ctx *ctx, const uint8_t **rows, const uint8_t *end, uint32_t count, um__window *window);
+/* The window's turn has come: looks at the memory, and for fingerprints. The rows before it have been applied. `spot`: the last one's. */
+void um__window_look(const um__ctx *ctx, um__fps_spot *spot, um__window *window);
 static inline int64_t um__row_ts(const um__ctx *ctx, const uint8_t *row) {
     const int64_t logged = ((const um_row *)(const void *)row)->timestamp_ns;
     return logged != 0 ? logged : ctx->stamp_ns;

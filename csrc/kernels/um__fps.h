@@ -147,29 +147,29 @@ static UM__ASK void um__fps_ask_line(const um_state *st, uint32_t index, const u
     __builtin_prefetch(um__slots(st, index) + um__fps_line(leaf, hi), 1);
 }
 
-/* Prefetches, and finds out what can be known without: a generation whose fingerprints are all less does not have it. */
-static UM__ASK void um__dedup_ask(const um__ctx *ctx, const um__fps_spot *spot, um__dedup *dedup) {
-    const um_state *st = ctx->st;
-    if (dedup->kind == UM__DEDUP_ID) {
-        um__index_prefetch(st, UM_X_IDS, dedup->lo);
-    } else if (dedup->kind == UM__DEDUP_FP) {
-        const um_fp fp = {dedup->lo, dedup->hi};
-        const uint32_t current = um__current_fps(ctx), other = um__other_fps(ctx);
-        const um_fps_tree *tree = um__fps_tree_of(st, current);
-        dedup->version = tree->version;
-        dedup->leaf = NULL;
-        if (um__fps_near(spot, tree, &fp)) {
-            dedup->leaf = spot->leaf;
-            um__fps_ask_line(st, current, dedup->leaf, fp.hi);
-        } else {
-            dedup->way = um__fps_begin(st, current, &fp);
-        }
-        dedup->elsewhere.nodes = NULL;
-        if (!um__fp_less(&um__fps_tree_of(st, other)->greatest, &fp)) dedup->elsewhere = um__fps_begin(st, other, &fp);
-    }
+static UM__ASK void um__id_ask(const um__ctx *ctx, const um__dedup *dedup) {
+    if (dedup->kind == UM__DEDUP_ID) um__index_prefetch(ctx->st, UM_X_IDS, dedup->lo);
 }
-/* The next step: fingerprints' leaves are known, and ask for their lines. */
-static UM__ASK void um__dedup_ask_line(const um__ctx *ctx, um__fps_spot *spot, um__dedup *dedup) {
+/* Prefetches, and finds out what can be known without: a generation whose fingerprints are all less does not have it. */
+static UM__ASK void um__fp_ask(const um__ctx *ctx, const um__fps_spot *spot, um__dedup *dedup) {
+    if (dedup->kind != UM__DEDUP_FP) return;
+    const um_state *st = ctx->st;
+    const um_fp fp = {dedup->lo, dedup->hi};
+    const uint32_t current = um__current_fps(ctx), other = um__other_fps(ctx);
+    const um_fps_tree *tree = um__fps_tree_of(st, current);
+    dedup->version = tree->version;
+    dedup->leaf = NULL;
+    if (um__fps_near(spot, tree, &fp)) {
+        dedup->leaf = spot->leaf;
+        um__fps_ask_line(st, current, dedup->leaf, fp.hi);
+    } else {
+        dedup->way = um__fps_begin(st, current, &fp);
+    }
+    dedup->elsewhere.nodes = NULL;
+    if (!um__fp_less(&um__fps_tree_of(st, other)->greatest, &fp)) dedup->elsewhere = um__fps_begin(st, other, &fp);
+}
+/* The next step: leaves are known, and ask for their lines. */
+static UM__ASK void um__fp_ask_line(const um__ctx *ctx, um__fps_spot *spot, um__dedup *dedup) {
     if (dedup->kind != UM__DEDUP_FP) return;
     const um_state *st = ctx->st;
     const um_fp fp = {dedup->lo, dedup->hi};

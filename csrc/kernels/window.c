@@ -3,11 +3,13 @@
  * An event needs half a dozen records at places that nobody can guess: fingerprint, series, cell, bucket, member,
  * and the index slots that lead to them. One at a time, each of these costs a trip to main memory, and they
  * are most of what an event costs. So the rows of a window are walked in step: every row asks for its
- * next record (a prefetch), then every row looks at it and asks for the one after that.
+ * next record (a prefetch), then every row looks at it and asks for the one after that. What the last of them asks for
+ * comes while the window before is applied: two are on their way at any time.
  *
  *     no dimension values    slot of its series -> series -> bucket
  *     some                   slot of its series -> series [-> slot] -> cell -> bucket
- *     either                 [-> slot -> member],  slot of its fingerprint or id
+ *     either                 [-> slot -> member],  slot of its id
+ *     when its turn comes    fingerprint: leaf -> line.  Rows of the window before move these; mostly they are in the cache
  *
  * Nothing is changed here. A record that was found and verified goes into the row's target, which may rely on
  * it: records never move or vanish. Not found means only: not yet, look again when the turn comes.
@@ -134,27 +136,32 @@ static UM__ASK void ask_member(const um__ctx *ctx, const um__target *t) {
 
 /* ---- the window ---- */
 
-uint32_t um__window_fill(const um__ctx *ctx, const uint8_t **rows, const uint8_t *end, uint32_t count, um__window *window) {
+void um__window_fill(const um__ctx *ctx, const uint8_t **rows, const uint8_t *end, uint32_t count, um__window *window) {
     um__pending *const first = window->rows, *past = first;
     const uint8_t *at = *rows;
-    uint32_t cells = 0, members = 0;   /* do any rows look for one? */
+    uint32_t cells = 0;   /* do any rows look for one? */
     for (; past - first < UM__WINDOW && past - first < count && um__holds_row(at, end); past++) {
         const uint32_t len = (uint32_t)sizeof(um_row) + ((const um_row *)(const void *)at)->tail_len;
         parse(ctx, at, len, past, &window->tails[past - first]);
-        um__dedup_ask(ctx, &window->spot, &past->dedup);
+        um__id_ask(ctx, &past->dedup);
         ask_series_slot(ctx, &past->target);
         at += len;
     }
     *rows = at;
-    for (um__pending *p = first; p < past; p++) um__dedup_ask_line(ctx, &window->spot, &p->dedup);
+    window->count = (uint32_t)(past - first);
     for (um__pending *p = first; p < past; p++) ask_series(ctx, &p->target);
     for (um__pending *p = first; p < past; p++) ask_bucket_or_cell(ctx, &p->target, &cells);
-    if (cells) {
-        for (um__pending *p = first; p < past; p++) ask_cell(ctx, &p->target);
-        for (um__pending *p = first; p < past; p++) ask_bucket(ctx, &p->target);
-    }
-    for (um__pending *p = first; p < past; p++) um__dedup_peek(ctx, &p->dedup);
+    if (!cells) return;
+    for (um__pending *p = first; p < past; p++) ask_cell(ctx, &p->target);
+    for (um__pending *p = first; p < past; p++) ask_bucket(ctx, &p->target);
+}
+
+void um__window_look(const um__ctx *ctx, um__fps_spot *spot, um__window *window) {
+    um__pending *const first = window->rows, *const past = first + window->count;
+    uint32_t members = 0;   /* do any rows look for one? */
+    for (um__pending *p = first; p < past; p++) um__fp_ask(ctx, spot, &p->dedup);
+    for (um__pending *p = first; p < past; p++) um__fp_ask_line(ctx, spot, &p->dedup);
     for (um__pending *p = first; p < past; p++) ask_member_slot(ctx, &p->target, &members);
+    for (um__pending *p = first; p < past; p++) um__dedup_peek(ctx, &p->dedup);
     for (um__pending *p = first; members && p < past; p++) ask_member(ctx, &p->target);
-    return (uint32_t)(past - first);
 }

@@ -330,6 +330,53 @@ static void a_full_table_is_a_verdict_and_leaves_no_trace(void) {
     }
 }
 
+/* ---- looking ahead ---- */
+
+#define SMALL 60   /* rows of the entry with a batch for each */
+
+/* Few accounts, words and members, so that most rows need what one of the rows just before has brought. */
+static event mixed(uint64_t i, uint32_t flags) {
+    static const char *const words[] = {"a", "b", "c", "d"};
+    event e = EVENT(.account = 1 + dice(9), .metric = (uint16_t)dice(6), .value = (int64_t)dice(5), .op = (uint8_t)dice(3));
+    e.ts = flags & V1 ? BASE + (int64_t)(i * 1000) : BASE + (int64_t)dice(3) * UM_HOUR_NS;
+    if (flags & V1 && dice(4) == 0) e.ts -= 200 * 1000;   /* late, and no other's: i counts in thousands */
+    if (dice(3) == 0) e.text = words[dice(4)];
+    if (!(flags & V1) && dice(2) == 0) e.id = words[dice(4)];
+    if (e.metric == 5) {
+        e.props[0] = "model";
+        e.props[1] = words[dice(4)];
+    }
+    if (flags & V1) e.value = (int64_t)i;
+    return e;
+}
+
+static void many_rows_of_a_batch_end_as_each_would_alone(void) {
+    for (uint32_t round = 0; round < 24; round++) {
+        const uint32_t flags = round % 2 ? V1 : 0;
+        world *together = world_new(plenty()), *alone = world_new(plenty());
+        add_dimension(add_metric(together, UM_AGG_SUM), "model");
+        add_dimension(add_metric(alone, UM_AGG_SUM), "model");
+        for (uint64_t from = 0; from < 10 * SMALL; from += SMALL * (1 + from / SMALL)) {
+            const uint64_t rows = SMALL * (1 + from / SMALL), before = chance;
+            batch(together, flags, 0, 0, 0);
+            for (uint64_t i = from; i < from + rows; i++) row(together, mixed(i, flags));
+            commit(together);
+            chance = before;
+            for (uint64_t i = from; i < from + rows; i++) {
+                batch(alone, flags, 0, 0, 0);
+                row(alone, mixed(i, flags));
+                if ((i + 1) % SMALL != 0) continue;
+                commit(alone);
+                assert(memcmp(together->verdicts + (i + 1 - SMALL - from), alone->verdicts, SMALL) == 0);
+            }
+            assert(meta(together)->digest == meta(alone)->digest && digest_of_tables(together) == digest_of_tables(alone));
+        }
+        assert(meta(together)->stored > 100 && (flags != 0 || meta(together)->duplicates + meta(together)->conflicts > 100));
+        world_free(together);
+        world_free(alone);
+    }
+}
+
 /* ---- the entry ---- */
 
 static void entries_without_rows_only_move_the_log_on(void) {
@@ -397,6 +444,7 @@ int main(void) {
     RUN(unknown_and_deleted_metrics_are_refused_and_the_rest_is_stored);
     RUN(cells_beyond_the_limit_are_refused_by_name);
     RUN(a_full_table_is_a_verdict_and_leaves_no_trace);
+    RUN(many_rows_of_a_batch_end_as_each_would_alone);
     RUN(entries_without_rows_only_move_the_log_on);
     RUN(rows_not_stored_become_few_runs);
     RUN(a_flipped_bit_in_a_bucket_is_noticed_at_its_next_update);
