@@ -75,9 +75,15 @@ enum { IN_ORDER, BY_CLIENTS, AT_ONCE, IN_NO_ORDER };
 #define STEP_NS 300
 #define CLIENTS 8
 
+/* Eight batches after the other, in another order: 0 5 2 7 4 1 6 3. */
+static uint64_t overtaken(uint64_t n) {
+    const uint64_t turn = n / BATCH_ROWS % CLIENTS;
+    return n - BATCH_ROWS * turn + BATCH_ROWS * (turn * 5 % CLIENTS);
+}
+
 static int64_t time_of(int times, uint64_t late, uint64_t n) {
     switch (times) {
-    case BY_CLIENTS: return BASE + (int64_t)((n - n % BATCH_ROWS + BATCH_ROWS * (n / BATCH_ROWS % CLIENTS * 5 % CLIENTS - n / BATCH_ROWS % CLIENTS) + n % BATCH_ROWS) * STEP_NS);
+    case BY_CLIENTS: return BASE + (int64_t)(overtaken(n) * STEP_NS);
     case AT_ONCE: return BASE + (int64_t)(n / 200000 * 1000000000ULL);
     case IN_NO_ORDER: return BASE + (int64_t)dice(3600000000000ULL);
     default: return BASE + (int64_t)((n + late - (late != 0 ? dice(late) : 0)) * STEP_NS);

@@ -147,6 +147,7 @@ static UM__ASK void um__fps_ask_line(const um_state *st, uint32_t index, const u
     __builtin_prefetch(um__slots(st, index) + um__fps_line(leaf, hi), 1);
 }
 
+/* What a row asks for before its turn comes, and when the turn of its window has come. */
 static UM__ASK void um__id_ask(const um__ctx *ctx, const um__dedup *dedup) {
     if (dedup->kind == UM__DEDUP_ID) um__index_prefetch(ctx->st, UM_X_IDS, dedup->lo);
 }
