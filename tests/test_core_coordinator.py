@@ -14,7 +14,7 @@ from tests.test_core_cluster import Clients, operate, ready
 from unimeter.config import Member
 from unimeter.core.cluster import GroupReport
 from unimeter.core.coordinator import LEVEL_ELECTIONS, LEVEL_ENTRIES, MOVES_MAX, Coordinator
-from unimeter.core.moves import CAUGHT_UP_ENTRIES
+from unimeter.core.moves import CAUGHT_UP_ENTRIES, Moves
 from unimeter.core.peers import Peer
 from unimeter.core.registry import ACTIVE, DRAINING, REMOVED, NodeRecord, Registry
 
@@ -128,6 +128,13 @@ def test_a_group_that_is_short_gets_one_more_and_loses_none() -> None:
     around = Around(3)
     around.group(1, [10, 20])
     assert around.moves() == [(0, 0, 30)]
+
+
+@pytest.mark.parametrize(("nodes", "voters", "goes"), [(3, [10, 20, 30, 999], 999), (4, [10, 20, 30, 40], 40)])
+def test_of_voters_too_many_one_goes_and_none_comes(nodes: int, voters: list[int], goes: int) -> None:
+    around = Around(nodes)
+    around.group(1, voters)
+    assert around.moves() == [(0, goes, 0)]
 
 
 def test_no_more_groups_move_at_a_time_than_allowed() -> None:
@@ -245,7 +252,7 @@ def test_whatever_the_reports_no_order_leaves_a_group_short_and_orders_come_to_a
         around.state(n, chance.choice([DRAINING, REMOVED]))
     for _ in range(chance.randrange(1, 10)):
         pool = [*ids, 999] if chance.random() < 0.3 else ids
-        voters = chance.sample(pool, 3)
+        voters = chance.sample(pool, min(len(pool), chance.choice([3, 3, 3, 4])))
         learners = [one for one in ids if one not in voters and chance.random() < 0.15]
         around.group(chance.choice(list(around.registry.nodes)), voters, tuple(learners))
     for _ in range(200):
@@ -266,6 +273,24 @@ def test_whatever_the_reports_no_order_leaves_a_group_short_and_orders_come_to_a
     assert max(held) - min(held) <= 1
     for report in around.reports.values():
         assert len(report.voters) == 3 and not report.learners and all(one in active for one in report.voters)
+
+
+def test_an_order_that_comes_late_adds_nobody() -> None:
+    """It follows from a report of before: the replica that is to go is gone, another has its place."""
+    bench = ready()
+    node = bench.machines[bench.leader(1)].node
+    assert node is not None
+    group = node.groups[1]
+    before = group.raft.conf
+    moves = Moves([group], 10**9)
+    moves.order(group, 999, 777, lambda _: None)
+    moves.turn(group)
+    bench.run(100)
+    assert group.raft.conf == before
+    moves.order(group, 0, 777, lambda _: None)  # as one that is in time is carried out
+    moves.turn(group)
+    bench.run(100)
+    assert group.raft.conf.learners == (777,)
 
 
 @pytest.mark.parametrize("every", [20, 90, 250])

@@ -83,6 +83,13 @@ def test_a_difference_that_comes_last_is_noticed() -> None:
     assert run_seed(SCENARIOS["bit_flips_in_memory"], 1_001_527, kernels.load()).failure is None
 
 
+def test_an_order_that_comes_late_leaves_no_ghost_behind() -> None:
+    """A new coordinator, two disks wiped, and an order that followed from a report of before: it added a voter where the
+    ghost that it was to remove had gone already, and another ghost stayed for ever."""
+    scenario = SCENARIOS["network_splits_in_the_middle_of_a_membership_change"]
+    assert run_seed(scenario, 2_003_124, kernels.load()).failure is None
+
+
 def test_other_seeds_give_other_runs() -> None:
     scenario = SCENARIOS["quiet_day"]
     assert run_seed(scenario, 1, kernels.load()).digest != run_seed(scenario, 2, kernels.load()).digest

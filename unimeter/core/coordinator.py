@@ -5,6 +5,7 @@ after the other, what ought to be different, and tells the leader concerned:
 
 - a node came back with another replica id (its disk was wiped): the registry is corrected, the old replica is a ghost
 - a voter is a ghost, or its node is being drained: another replica takes its place
+- a group has a voter too many (two coordinators had ordered one each): a ghost goes, or the one of the greatest id
 - one node holds two replicas more than another: one of them moves
 - one node leads two groups more than another, or is being drained: leadership is transferred. A node that has come back is
   given none before it has caught up with all its groups and kept up for a while: whoever is handed a group must have all of
@@ -209,6 +210,8 @@ class Coordinator:
         if lost:
             return lost[0], 0
         bad = [replica for replica in report.voters if not self._stays(replica)]
+        if len(report.voters) > self.registry.replicas:
+            return max(bad or report.voters), 0  # from an old report the same one, so that it is not two that go
         short = len(report.voters) < self.registry.replicas <= len(holds)
         if not bad and not short:
             if not waiting:

@@ -3,7 +3,8 @@
     ordered > learner (gets the whole log) > caught up > joint configuration > the new one
 
 The coordinator repeats an order until the group's configuration is what it wants, so an order that is lost with its
-leader is given again to the next one. Each step is an entry of the log; the next one waits until it is committed.
+leader is given again to the next one; one that follows from an old report, and removes who is no member any more, is dropped.
+Each step is an entry of the log; the next one waits until it is committed.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Moves:
         _, remove, add = order
         there = add == 0 or add in conf.voters
         gone = remove == 0 or remove not in conf.members()
-        if order.term != raft.term or (there and gone):
+        done = there and gone
+        late = remove != 0 and gone and not there  # somebody took its place already: one more would be one too many
+        if order.term != raft.term or done or late:
             del self._orders[group.number]
             return None
         if not there and add not in conf.learners:
