@@ -101,7 +101,7 @@ class Coordinator:
         if self._term != raft.term:  # first of all, let what happened settle
             self._term, self._transfer_again_ns = raft.term, now_ns + 2 * self._config.election_max_ns
         self._next_ns = now_ns + self._config.gossip_ns
-        if raft.own_term_committed and not self._proposing:
+        if self._group.leading and not self._proposing:  # so the registry is the newest that was ever committed
             corrected = self._corrected(now_ns)
             if corrected is not None:
                 self.change(corrected, lambda _: None)
