@@ -125,9 +125,8 @@ static int still_fresh(const um__ctx *ctx, um__dedup *dedup) {
     const uint32_t current = um__current_fps(ctx);
     if (um__fps_tree_of(st, current)->version != dedup->version) {
         const um_fp fp = {dedup->lo, dedup->hi};
-        const um__fps_way way = um__fps_begin(st, current, &fp);
         dedup->version = um__fps_tree_of(st, current)->version;
-        dedup->leaf = um__fps_arrive(&way, &fp);
+        dedup->leaf = um__fps_leaf(st, current, &fp);
     } else if (dedup->at != 0 && um__slots(st, current)[dedup->at] == 0) {
         return 1;
     }

@@ -25,7 +25,7 @@
  */
 #include "um__fps.h"
 
-#define STRETCHES 256
+#define STRETCHES 256 /* of time, by which the fingerprints of a leaf are sorted to split it */
 #define NODES ((uint32_t)(UM__PAGE_BYTES / sizeof(um__fps_node)))   /* that a page has room for: 170 */
 
 typedef struct { uint32_t leaf_full, leaf_done, inner_full; } shape;
@@ -235,8 +235,7 @@ static void split(um_state *st, uint32_t index, path p) {
 uint32_t um__fps_find(const um_state *st, uint32_t index, const um_fp *fp) {
     const um_fp *fps = pool(st, index);
     const uint64_t *slots = um__slots(st, index);
-    const um__fps_way way = um__fps_begin(st, index, fp);
-    const um__fps_node *leaf = um__fps_arrive(&way, fp);
+    const um__fps_node *leaf = um__fps_leaf(st, index, fp);
     if (leaf == NULL) return UM_NONE;
     for (uint64_t line = um__fps_line(leaf, fp->hi);; line = um__fps_next_line(line)) {
         uint32_t empty, alike;

@@ -104,6 +104,12 @@ static inline um__fps_node *um__fps_arrive(const um__fps_way *way, const um_fp *
     return way->nodes == NULL ? NULL : way->nodes + um__fps_pick(way->nodes, way->count, way->guess, fp);
 }
 
+/* Both at once; NULL where there is none yet. */
+static inline um__fps_node *um__fps_leaf(const um_state *st, uint32_t index, const um_fp *fp) {
+    const um__fps_way way = um__fps_begin(st, index, fp);
+    return um__fps_arrive(&way, fp);
+}
+
 /* ---- the leaf of the row before ---- */
 
 /* Is it also the leaf of this one? Mostly, as a client's events come in the order of their times. */

@@ -43,8 +43,7 @@ static int is_there(const um_state *st, um_fp fp) { return um__fps_find(st, UM_X
 
 /* Where apply would find it before its turn comes: its leaf, and a place in it. */
 static um__fps_node *look(const um_state *st, um_fp fp, uint64_t *at) {
-    const um__fps_way way = um__fps_begin(st, UM_X_FPS0, &fp);
-    um__fps_node *leaf = um__fps_arrive(&way, &fp);
+    um__fps_node *leaf = um__fps_leaf(st, UM_X_FPS0, &fp);
     *at = 0;
     if (leaf != NULL && !um__fps_absent(st, UM_X_FPS0, um__fps_line(leaf, fp.hi), fp.hi, at)) *at = 0;
     if (*at != 0) assert(um__slots(st, UM_X_FPS0)[*at] == 0);

@@ -339,7 +339,7 @@ static event mixed(uint64_t i, uint32_t flags) {
     static const char *const words[] = {"a", "b", "c", "d"};
     event e = EVENT(.account = 1 + dice(9), .metric = (uint16_t)dice(6), .value = (int64_t)dice(5), .op = (uint8_t)dice(3));
     e.ts = flags & V1 ? BASE + (int64_t)(i * 1000) : BASE + (int64_t)dice(3) * UM_HOUR_NS;
-    if (flags & V1 && dice(4) == 0) e.ts -= 200 * 1000;   /* late, and no other's: i counts in thousands */
+    if (flags & V1 && dice(4) == 0) e.ts -= 200 * 1000;   /* late; its value tells it from the one that has that time */
     if (dice(3) == 0) e.text = words[dice(4)];
     if (!(flags & V1) && dice(2) == 0) e.id = words[dice(4)];
     if (e.metric == 5) {
