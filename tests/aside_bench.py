@@ -19,7 +19,12 @@ from unimeter.kernels import protocol as wire
 ROWS = 100  # so many at once are many
 ROWS_MAX = 250  # and so many committed behind an open job are too many to wait
 ASIDE = replace(
-    SMALL, apply_busy_rows=ROWS, apply_aside_rows=ROWS, apply_aside_rows_max=ROWS_MAX, apply_behind_rows_max=ROWS_MAX
+    SMALL,
+    apply_busy_rows=ROWS,
+    apply_aside_rows=ROWS,
+    apply_replicated_rows=ROWS,
+    apply_aside_rows_max=ROWS_MAX,
+    apply_behind_rows_max=ROWS_MAX,
 )
 RESTLESS = replace(
     ASIDE, checkpoint_after_bytes=8 * KIB, checkpoint_after_state_percent=0, checkpoint_chunk_bytes=4 * KIB

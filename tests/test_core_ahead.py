@@ -218,13 +218,26 @@ class Watched(ClusterBench):
             assert not group.tentative, "what is not committed yet can still be superseded"
 
 
-def test_nothing_runs_ahead_where_others_decide_too() -> None:
-    bench = Watched(3, 2, replace(CLUSTER, apply_busy_rows=10, apply_aside_rows=10, apply_aside_rows_max=40))
+def watched(groups: int, rows: int) -> Watched:
+    """Three nodes after eight batches of so many rows, one by one. Forty rows of a group are worth a job."""
+    config = replace(
+        CLUSTER, apply_busy_rows=10, apply_aside_rows=10, apply_replicated_rows=40, apply_aside_rows_max=80
+    )
+    bench = Watched(3, groups, config)
     bench.start()
     bench.run(5000, bench.ready)
     clients = Clients(bench)
     assert clients.anywhere(v1_metric("calls"))[0] == 0
     for n in range(8):
-        events = [v1_event("calls", account, 1, JAN_1 + 100 * n + account) for account in range(60)]
+        events = [v1_event("calls", account, 1, JAN_1 + 100 * n + account) for account in range(rows)]
         assert clients.anywhere(v1_ingest(*events, sync=True))[0] == 0
-    assert bench.jobs
+    return bench
+
+
+def test_nothing_runs_ahead_where_others_decide_too() -> None:
+    assert watched(groups=2, rows=200).jobs
+
+
+def test_what_is_not_worth_a_job_is_applied_in_the_step_where_entries_are_replicated() -> None:
+    assert watched(groups=1, rows=39).jobs == 0
+    assert watched(groups=1, rows=40).jobs > 0

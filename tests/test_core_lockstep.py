@@ -29,6 +29,7 @@ CONFIG = replace(
     entry_bytes_max=512 * KIB,
     apply_busy_rows=ROWS,
     apply_aside_rows=ROWS,
+    apply_replicated_rows=ROWS,
     apply_aside_rows_max=100 * ROWS,
     apply_behind_rows_max=100 * ROWS,
 )
@@ -384,7 +385,11 @@ class Watched(ClusterBench):
 
 
 def test_where_entries_are_replicated_nothing_gets_its_place_before_the_end_of_the_turn() -> None:
-    bench = Watched(3, 1, replace(CLUSTER, apply_busy_rows=10, apply_aside_rows=10, apply_aside_rows_max=40))
+    bench = Watched(
+        3,
+        1,
+        replace(CLUSTER, apply_busy_rows=10, apply_aside_rows=10, apply_replicated_rows=10, apply_aside_rows_max=40),
+    )
     bench.start()
     bench.run(5000, bench.ready)
     clients = Clients(bench)

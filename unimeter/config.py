@@ -69,6 +69,7 @@ class NodeConfig:
     entries_waiting_max: int = 16  # sealed entries that wait for the journal
     apply_aside_rows: int = 768  # so many committed rows at once are applied in another thread ...
     apply_busy_rows: int = 256  # ... and so many while the next are being written already ...
+    apply_replicated_rows: int = 4096  # ... and so many where other nodes have the entries, too ...
     apply_aside_rows_max: int = 16_384  # ... and no more in one go, unless one entry has more
     apply_behind_rows_max: int = 16_384  # committed beyond that: taking in waits for applying
     ordered_rows_asked_max: int = 1024  # while somebody reads: async requests wait for their place behind so many rows
@@ -126,10 +127,14 @@ class NodeConfig:
         ):
             if getattr(self, name) % BLOCK_BYTES:
                 raise ValueError(f"{name} must be a multiple of {BLOCK_BYTES} bytes")
-        rows = (1, self.apply_busy_rows, self.apply_aside_rows, self.apply_aside_rows_max, self.apply_behind_rows_max)
+        rows = (
+            1, self.apply_busy_rows, self.apply_aside_rows, self.apply_replicated_rows, self.apply_aside_rows_max,
+            self.apply_behind_rows_max,
+        )  # fmt: skip
         if list(rows) != sorted(rows):
             raise ValueError(
-                "apply_busy_rows, apply_aside_rows, apply_aside_rows_max, apply_behind_rows_max: at least 1, none above the next"
+                "apply_busy_rows, apply_aside_rows, apply_replicated_rows, apply_aside_rows_max, apply_behind_rows_max:"
+                " at least 1, none above the next"
             )
         if self.ordered_rows_asked_max < 1:
             raise ValueError("ordered_rows_asked_max must be at least 1")

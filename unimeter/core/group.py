@@ -342,9 +342,7 @@ class Group(StateMachine):
 
     def _begin_aside(self, several: list[tuple[Entry, Head]]) -> bool:
         """Have them applied by another thread, if they are many."""
-        busy = several and self.raft.saving_index > several[-1][0].index
-        many = self.config.apply_busy_rows if busy else self.config.apply_aside_rows
-        if sum([head.row_count for _, head in several]) < many:
+        if sum([head.row_count for _, head in several]) < self._rows_worth_a_job(several):
             return False
         self.asked -= self.asked > 0
         self._grow_ahead()
@@ -352,6 +350,14 @@ class Group(StateMachine):
         job = self.state.begin(self.catalog.compiled, [entry.data for entry, _ in several])
         self._aside = Aside(self.work(job), job, several, before)
         return True
+
+    def _rows_worth_a_job(self, several: list[tuple[Entry, Head]]) -> int:
+        """Another thread costs its wake-up and a step that hears of its end. Where entries are replicated a step has more
+        to do than applying, and nobody's disk waits for it: there fewer rows are not worth that."""
+        if self._replicated:
+            return self.config.apply_replicated_rows
+        busy = several and self.raft.saving_index > several[-1][0].index
+        return self.config.apply_busy_rows if busy else self.config.apply_aside_rows
 
     def _grow_ahead(self) -> None:
         """Have the state's next memory made by somebody else."""

@@ -43,6 +43,7 @@ SMALL_NODE: Final = NodeConfig(
     segment_bytes=32 * KIB,
     apply_busy_rows=2,
     apply_aside_rows=4,
+    apply_replicated_rows=5,
     apply_aside_rows_max=8,
     apply_behind_rows_max=16,
     ordered_rows_asked_max=4,
