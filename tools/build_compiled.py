@@ -37,14 +37,11 @@ HEADERS = BUILD / "whole.h"
 OWN_C = ROOT / "csrc" / "compiled"
 LIBRARIES_KEPT = 2  # the newest, and the one before it: a process that runs may not have loaded all of it yet
 FLAGS = [
-    *(
-        "-O1",
-        "-fPIC",
-        "-fvisibility=hidden",
-    ),  # -O2 takes twice as long, see docs/decisions/0013-the-core-is-compiled.md
+    *("-O1", "-fPIC", "-fvisibility=hidden"),  # -O2 takes twice as long: docs/decisions/0013-the-core-is-compiled.md
     *("-fwrapv", "-DNDEBUG"),  # what Python itself is built with; NDEBUG is about assert() of C, Python's stay
 ]
-WARNINGS_OFF = ["-w"]  # of what mypyc writes; csrc/compiled is built with native.STRICT_FLAGS
+# of what mypyc writes; csrc/compiled is built with native.STRICT_FLAGS, and cold.h there says what the others are for
+GENERATED_FLAGS = ["-w", "-freorder-blocks", "-freorder-blocks-and-partition"]
 
 WANTED = (
     "unimeter/config.py",
@@ -114,7 +111,7 @@ def _imports(path: Path) -> list[str]:
 
 def made_from(contents: dict[str, bytes]) -> str:
     """A name for everything that the library depends on."""
-    parts = [compiled.abi(), sys.version, version("mypy"), " ".join([*native.compiler(), *FLAGS]), *contents]
+    parts = [compiled.abi(), sys.version, version("mypy"), " ".join([*native.compiler(), *FLAGS, *GENERATED_FLAGS]), *contents]
     others = [*sorted(OWN_C.glob("*")), Path(__file__), ROOT / "tools/build_native.py", ROOT / "pyproject.toml"]
     return native.digest(
         *(part.encode() for part in parts), *contents.values(), *(path.read_bytes() for path in others)
@@ -149,7 +146,7 @@ def compile_all(sources: list[Path], out: Path) -> str:
     flags = [*FLAGS, f"-I{sysconfig.get_paths()['include']}"]
     headers = b"".join(path.name.encode() + path.read_bytes() for path in sorted(BUILD.glob("*.h")))
     salt = native.digest(headers, sys.version.encode(), version("mypy").encode(), " ".join(native.compiler()).encode())
-    generated = [*flags, f"-I{runtime}", f"-I{BUILD.relative_to(ROOT)}", *WARNINGS_OFF]
+    generated = [*flags, f"-I{runtime}", f"-I{BUILD.relative_to(ROOT)}", *GENERATED_FLAGS]
     if complaint := native.run([*native.compiler(), *generated, "-x", "c-header", *precompiled()]):
         return complaint
     modules = [*generated, "-include", str(HEADERS.relative_to(ROOT))]
@@ -173,7 +170,8 @@ def compile_all(sources: list[Path], out: Path) -> str:
 
 def precompiled() -> tuple[str, ...]:
     """What every module includes, read once: it is a fifth of the work."""
-    HEADERS.write_text("".join(f'#include "{path.name}"\n' for path in BUILD.glob("__native_*.h")))
+    included = [*BUILD.glob("__native_*.h"), OWN_C / "cold.h"]
+    HEADERS.write_text("".join(f'#include "{path}"\n' for path in included))
     return str(HEADERS.relative_to(ROOT)), "-o", f"{HEADERS.relative_to(ROOT)}.gch"
 
 
