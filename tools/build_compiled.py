@@ -111,7 +111,13 @@ def _imports(path: Path) -> list[str]:
 
 def made_from(contents: dict[str, bytes]) -> str:
     """A name for everything that the library depends on."""
-    parts = [compiled.abi(), sys.version, version("mypy"), " ".join([*native.compiler(), *FLAGS, *GENERATED_FLAGS]), *contents]
+    parts = [
+        compiled.abi(),
+        sys.version,
+        version("mypy"),
+        " ".join([*native.compiler(), *FLAGS, *GENERATED_FLAGS]),
+        *contents,
+    ]
     others = [*sorted(OWN_C.glob("*")), Path(__file__), ROOT / "tools/build_native.py", ROOT / "pyproject.toml"]
     return native.digest(
         *(part.encode() for part in parts), *contents.values(), *(path.read_bytes() for path in others)

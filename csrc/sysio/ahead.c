@@ -12,7 +12,11 @@
  *
  *      nobody else writes                  at once
  *      writes                              a piece, then a pause UM__REST_SHARE times as long
- *      the journal outruns the zeros       not at all: it would only double the bytes
+ *      the journal outruns the zeros       not at all: it brings its own
+ *
+ * What the journal writes to blocks that are only reserved takes 60 to 90 us longer (4 to 64 KiB, measured), however much that
+ * is. So it takes along as many zeros as make a piece of it, and the next few writes meet written blocks: writes of 40 KiB took
+ * 0.13 to 0.16 ms in the mean so, 0.19 to 0.23 without, 0.12 to 0.14 where everything was written before.
  *
  * A writer announces its range before it writes (um__ahead_of), and waits if a piece is being written there; pieces are
  * only begun beyond everything announced. So no zero can ever land on data. What is left out is read as zeros all the
@@ -33,6 +37,7 @@ void um__ahead_init(um__ahead *a) {
     memset(a, 0, sizeof *a);
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->over, NULL);
+    a->zeros = um__map(UM__PIECE_BYTES);
 }
 
 static void um__drop(um__ahead *a, uint32_t i) {
@@ -43,7 +48,7 @@ static void um__drop(um__ahead *a, uint32_t i) {
 
 void um__ahead_close(um__ahead *a) {
     while (a->count) um__drop(a, 0);
-    if (a->zeros) munmap(a->zeros, UM__PIECE_BYTES);
+    if (a->zeros) munmap((void *)(uintptr_t)a->zeros, UM__PIECE_BYTES);
     pthread_cond_destroy(&a->over);
     pthread_mutex_destroy(&a->lock);
 }
@@ -78,22 +83,40 @@ void um__ahead_forget(um__ahead *a, const char *name) {
     pthread_mutex_unlock(&a->lock);
 }
 
-void um__ahead_of(um__ahead *a, const char *name, uint64_t offset, uint64_t length) {
-    if (!atomic_load(&a->version)) return; /* there never was a target */
-    uint64_t end = offset + length;
+/* What is written at [offset, end) meets blocks that are only reserved: so many bytes behind it are, too, and not more
+ * than are a piece together. */
+static uint64_t um__reserved_behind(um__target *target, uint64_t offset, uint64_t end) {
+    if ((offset >= target->ready_begin && end <= target->ready_end) || end > target->size) return 0;
+    off_t hole = lseek(target->fd, (off_t)offset, SEEK_HOLE);
+    if (hole < 0) return 0;
+    target->ready_begin = offset;
+    target->ready_end = (uint64_t)hole;
+    if ((uint64_t)hole >= end || end - offset >= UM__PIECE_BYTES) return 0;
+    uint64_t past = offset + UM__PIECE_BYTES < target->size ? offset + UM__PIECE_BYTES : target->size;
+    off_t data = lseek(target->fd, (off_t)end, SEEK_DATA);
+    if (data >= 0 && (uint64_t)data < past) past = (uint64_t)data / UM_SYS_BLOCK_BYTES * UM_SYS_BLOCK_BYTES;
+    return past > end ? past - end : 0;
+}
+
+uint64_t um__ahead_of(um__ahead *a, const char *name, uint64_t offset, uint64_t length) {
+    if (!atomic_load(&a->version)) return 0; /* there never was a target */
+    uint64_t end = offset + length, behind = 0;
     pthread_mutex_lock(&a->lock);
     um__target *target;
     while ((target = um__find(a, name)) && target == &a->targets[0] && offset < a->busy_end && a->busy_begin < end)
         pthread_cond_wait(&a->over, &a->lock);
-    if (target && end > target->written) target->written = end;
+    if (target && a->zeros) behind = um__reserved_behind(target, offset, end);
+    const uint64_t past = end + (behind > UM__AHEAD_MARGIN_BYTES ? behind : UM__AHEAD_MARGIN_BYTES);
+    if (target && past > target->written) target->written = past;
     pthread_mutex_unlock(&a->lock);
+    return behind;
 }
 
 /* Where the oldest target lacks zeros next, as busy_begin and busy_end. 0: there is none that lacks any. */
 static int um__next_piece(um__ahead *a) {
     while (a->count) {
         um__target *target = &a->targets[0];
-        uint64_t begin = target->written ? target->written + UM__AHEAD_MARGIN_BYTES : 0;
+        uint64_t begin = target->written;
         if (begin < target->next) begin = target->next;
         off_t hole = begin < target->size ? lseek(target->fd, (off_t)begin, SEEK_HOLE) : -1;
         if (hole >= 0 && (uint64_t)hole < target->size) {
@@ -127,7 +150,7 @@ uint64_t um__ahead_step(um__ahead *a) {
     uint64_t pause_ns = UINT64_MAX;
     if (a->count && outrun) {
         pause_ns = UM__AHEAD_REST_NS;
-    } else if (um__next_piece(a) && (a->zeros || (a->zeros = um__map(UM__PIECE_BYTES)))) {
+    } else if (a->zeros && um__next_piece(a)) {
         uint64_t begin = a->busy_begin, length = a->busy_end - begin, done = 0;
         int fd = a->targets[0].fd;
         pthread_mutex_unlock(&a->lock);

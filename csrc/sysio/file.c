@@ -27,6 +27,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -158,18 +159,28 @@ static int um__pwrite_gently(um__files *f, int fd, const uint8_t *data, uint64_t
     return 0;
 }
 
-static int um__pwrite_lane(um__files *f, int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t *done) {
+/* With so many bytes of zeros behind it (um__ahead_of), which are not counted as done. */
+static int um__pwrite_and_zeros(um__files *f, int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t zeros, uint64_t *done) {
+    struct iovec parts[2] = {{(void *)(uintptr_t)data, length}, {(void *)(uintptr_t)f->root->ahead.zeros, zeros}};
+    ssize_t n = zeros ? pwritev(fd, parts, 2, (off_t)offset) : 0;
+    if (n < 0 && errno != EINTR) return errno;
+    uint64_t whole = n < 0 ? 0 : (uint64_t)n < length ? (uint64_t)n : length;
+    *done += whole;
+    return um__pwrite_all(fd, data + whole, length - whole, offset + whole, done);
+}
+
+static int um__pwrite_lane(um__files *f, int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t zeros, uint64_t *done) {
     return (f->lane == UM_SYS_LANE_BULK ? um__pwrite_gently(f, fd, data, length, offset, done)
-                                        : um__pwrite_all(fd, data, length, offset, done));
+                                        : um__pwrite_and_zeros(f, fd, data, length, offset, zeros, done));
 }
 
 /* O_DIRECT needs aligned memory: anything else is copied, piece by piece. */
-static int um__pwrite_staged(um__files *f, int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t *done) {
+static int um__pwrite_staged(um__files *f, int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t zeros, uint64_t *done) {
     if (!f->stage && !(f->stage = um__map(UM__STAGE_BYTES))) return ENOMEM;
     while (length) {
         uint64_t piece = length < UM__STAGE_BYTES ? length : UM__STAGE_BYTES;
         memcpy(f->stage, data, piece);
-        int error = um__pwrite_lane(f, fd, f->stage, piece, offset, done);
+        int error = um__pwrite_lane(f, fd, f->stage, piece, offset, piece == length ? zeros : 0, done);
         if (error) return error;
         data += piece;
         length -= piece;
@@ -183,11 +194,11 @@ static um__outcome um__write(um__files *f, const char *name, uint64_t offset, co
     um__handle *h;
     int error = um__open(f, name, 1, offset, &h);
     if (error) return um__is_full(error) ? um__no_space(error) : um__failed(error);
-    um__ahead_of(&f->root->ahead, name, offset, length);
+    uint64_t zeros = um__ahead_of(&f->root->ahead, name, offset, length);
     uint64_t done = 0;
     int aligned = (uintptr_t)data % UM_SYS_BLOCK_BYTES == 0;
-    error = aligned || !f->root->direct ? um__pwrite_lane(f, h->fd, data, length, offset, &done)
-                                        : um__pwrite_staged(f, h->fd, data, length, offset, &done);
+    error = aligned || !f->root->direct ? um__pwrite_lane(f, h->fd, data, length, offset, zeros, &done)
+                                        : um__pwrite_staged(f, h->fd, data, length, offset, zeros, &done);
     if (!error) {
         if (offset + length > h->size) h->size = offset + length;
         if (f->lane == UM_SYS_LANE_JOURNAL) atomic_fetch_add(&f->root->ahead.journal_bytes, length);

@@ -22,8 +22,9 @@ typedef struct {
     char name[UM_SYS_NAME_BYTES_MAX + 1];
     int fd;
     uint64_t size;
-    uint64_t written;                       /* end of what was announced to be written by others */
+    uint64_t written;                       /* up to here it is others' to write: what was announced, and a margin */
     uint64_t next;                          /* zeros have come so far */
+    uint64_t ready_begin, ready_end;        /* these blocks are known to be written */
 } um__target;
 
 /* ahead.c. The lock guards what is not atomic, but for journal_seen and zeros, which are the bulk lane's. */
@@ -37,7 +38,7 @@ typedef struct {
     _Atomic uint64_t journal_bytes;         /* written in the journal lane so far */
     uint64_t journal_seen, seen_ns;         /* journal_bytes as of the last piece, and when */
     uint64_t ns_per_mib;                    /* how long zeros take, with the rests; 0: not known */
-    uint8_t *zeros;                         /* UM__PIECE_BYTES, mapped when first needed */
+    const uint8_t *zeros;                   /* UM__PIECE_BYTES; NULL: there was no memory, so nothing is done here */
 } um__ahead;
 
 /* What all lanes of a disk know. */
@@ -84,8 +85,9 @@ void um__ahead_close(um__ahead *a);
 void um__ahead_add(um__ahead *a, const char *name, int fd, uint64_t size, uint64_t written);
 /* Called in the bulk lane: the name will mean another file, or none. */
 void um__ahead_forget(um__ahead *a, const char *name);
-/* Somebody is about to write there. Returns when no zeros are being written there, and none will be. */
-void um__ahead_of(um__ahead *a, const char *name, uint64_t offset, uint64_t length);
+/* Somebody is about to write there. Returns when no zeros are being written there, and none will be: how many bytes of zeros
+ * he should write behind it, in the same write. */
+uint64_t um__ahead_of(um__ahead *a, const char *name, uint64_t offset, uint64_t length);
 /* Called in the bulk lane: write one piece of zeros if they are wanted. Returns how many ns it should be until the next
  * one, UINT64_MAX when there is nothing to do. */
 uint64_t um__ahead_step(um__ahead *a);

@@ -11,6 +11,7 @@
 #include <time.h>
 
 #define SEGMENT (6u << 20)
+#define PIECE (256u << 10) /* of zeros */
 #define FILES 3
 #define ROUNDS 40
 #define BLOCKS 6
@@ -65,6 +66,27 @@ static void zeros_follow_a_create(void) {
     create("b"); /* two have their turn */
     await_no_hole("a", 0);
     await_no_hole("b", 0);
+}
+
+/* While the zeros are busy with another file, a block in a new one brings its own, up to what is there already. */
+static void what_meets_reserved_blocks_brings_zeros(void) {
+    uint8_t *data = NULL, *got = NULL;
+    CHECK(posix_memalign((void **)&data, BLOCK, BLOCK) == 0 && posix_memalign((void **)&got, BLOCK, SEGMENT) == 0);
+    memset(data, 0x5a, BLOCK);
+    create("other");
+    create("bare");
+    const uint64_t at[] = {50 * BLOCK, 0};
+    um_sys_done done;
+    for (int i = 0; i < 2; i++) {
+        CHECK(um_sys_do_now(disk, UM_SYS_LANE_JOURNAL, UM_SYS_WRITE, ++ops, "bare", at[i], data, BLOCK, &done));
+        CHECK(done.status == UM_SYS_OK && done.bytes == BLOCK);
+        if (tells) CHECK(first_hole("bare", at[i]) >= at[0] + PIECE);
+    }
+    CHECK(um_sys_submit(disk, UM_SYS_LANE_READ, UM_SYS_READ, ++ops, "bare", 0, got, SEGMENT));
+    CHECK(drain(&done, 1) == 1 && done.bytes == SEGMENT);
+    for (uint64_t i = 0; i < SEGMENT; i++) CHECK(got[i] == (i < BLOCK || i / BLOCK == 50 ? 0x5a : 0));
+    free(data);
+    free(got);
 }
 
 static uint8_t mark(uint64_t block) { return (uint8_t)(1 + block % 251); }
@@ -153,6 +175,7 @@ static void a_file_from_before_gets_its_zeros(uint32_t flags) {
 static void all(uint32_t flags) {
     open_disk(flags);
     zeros_follow_a_create();
+    what_meets_reserved_blocks_brings_zeros();
     for (unsigned seed = 1; seed <= 3; seed++) no_zero_lands_on_data(seed);
     no_zero_lands_on_a_block_in_its_way(7);
     a_file_from_before_gets_its_zeros(flags);

@@ -22,7 +22,7 @@ from unimeter.core.outbox import Outbox
 from unimeter.core.raft.messages import Save
 from unimeter.kernels.api import Bytes, Kernels
 
-LONE_BYTES: Final = 16 * KIB  # a record of no more is written about as fast as a thread is woken, and answers
+LONE_BYTES: Final = 8 * KIB  # a record of no more is written about as fast as a thread is woken, and answers
 LOCKSTEP_PERCENT: Final = 65  # half, and what rounding to whole entries takes
 SLACK_BYTES: Final = 64 * KIB  # headers and hard states of a record
 
