@@ -17,9 +17,9 @@ from tests.test_core_cluster import Clients
 from unimeter.config import KIB, NodeConfig
 from unimeter.core.effects import Write
 from unimeter.core.entry import ENTRY_BYTES, head_of
-from unimeter.core.group import LOCKSTEP_BYTES_MIN, Group
+from unimeter.core.group import Group
 from unimeter.core.inputs import FramesArrived, Input
-from unimeter.core.records import LOCKSTEP_PERCENT
+from unimeter.core.lockstep import RECORD_PERCENT, Lockstep
 from unimeter.kernels import protocol as wire
 
 ROWS = 300  # of a request: worth an entry of its own
@@ -61,6 +61,7 @@ def group_of(bench: AsideBench) -> Group:
 def busy(bench: AsideBench) -> None:
     """A record is on its way to the disk."""
     bench.feed(SPARK, ingest(1, 10**6))
+    bench.no_more()
     assert [type(effect) for effect in bench.pending] == [Write]
 
 
@@ -166,7 +167,7 @@ def test_clients_that_send_anew_when_they_are_answered_keep_two_halves_going(ben
 
 def test_a_lone_client_with_one_large_request_is_written_whole_at_once(bench: AsideBench) -> None:
     rows = 4000
-    assert rows * 32 > 2 * LOCKSTEP_BYTES_MIN
+    assert rows * 32 > 2 * CONFIG.lockstep_bytes_min
     for number in (1, 2, 3):
         bench.feed(1, ingest(rows, 10_000 * number, request_id=number))
         bench.turn()
@@ -190,7 +191,7 @@ def test_one_large_request_that_finds_the_disk_busy_is_in_the_next_record(bench:
 
 def test_little_is_not_halved(bench: AsideBench) -> None:
     links = list(CLIENTS)[:4]
-    assert len(links) * (ROWS * 32 + 200) < LOCKSTEP_BYTES_MIN
+    assert len(links) * (ROWS * 32 + 200) < CONFIG.lockstep_bytes_min
     busy(bench)
     requests(bench, links)
     assert len(unsaved(group_of(bench))) >= 3
@@ -325,7 +326,7 @@ def test_part_of_what_was_sealed_can_be_given_to_the_journal(entries: int) -> No
         next_record(bench)
     bench.settle()
     assert_counted(group)
-    assert group.waiting_bytes() == group.unsaved_bytes == group.lockstep_bytes() == 0
+    assert group.waiting_bytes() == group.unsaved_bytes == group.unanswered_bytes() == 0
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -407,7 +408,7 @@ def test_where_entries_are_replicated_nothing_gets_its_place_before_the_end_of_t
     assert [clients.count(link) for link in links] == [60] * 8
 
 
-def test_what_is_replicated_is_never_counted_as_lockstep() -> None:
+def test_of_what_is_replicated_a_record_may_take_all() -> None:
     bench = ClusterBench(3, 1, replace(CLUSTER, entry_bytes_max=512 * KIB))
     bench.start()
     bench.run(5000, bench.ready)
@@ -418,6 +419,8 @@ def test_what_is_replicated_is_never_counted_as_lockstep() -> None:
     assert node is not None
     for link in [bench.client(leader) for _ in range(6)]:
         bench._arrive(leader, link, v1_ingest(*[v1_event("calls", 7, 1, JAN_1 + n) for n in range(500)]))
-        assert node.groups[0].lockstep_bytes() == 0
-    assert node.groups[0].waiting_bytes() > LOCKSTEP_BYTES_MIN
-    assert 50 <= LOCKSTEP_PERCENT < 100
+        group = node.groups[0]
+        assert Lockstep(bench.config).record_bytes(group, 2**30) == 2**30
+    assert group.unanswered_bytes() > CONFIG.lockstep_bytes_min
+    assert node.groups[0].waiting_bytes() > CONFIG.lockstep_bytes_min
+    assert 50 <= RECORD_PERCENT < 100

@@ -24,7 +24,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from unimeter.config import KIB, NodeConfig
+from unimeter.config import NodeConfig
 from unimeter.core.entry import ENTRY_BYTES, Head, head_in, head_of, raft_entry
 from unimeter.core.machine import StateMachine
 from unimeter.core.raft.messages import Entry, bytes_of
@@ -38,7 +38,6 @@ from unimeter.kernels.frame import Reply
 DIGESTS_KEPT: Final = 512  # of the newest applied entries, to be compared with other replicas
 # entries of events on their way to a majority; measured on three nodes: 1 costs a quarter of the throughput, 2 a tenth
 UNCOMMITTED_MAX: Final = 16
-LOCKSTEP_BYTES_MIN: Final = 48 * KIB  # less is written about as fast as half of it
 GROW_ROWS: Final = 256  # an entry of so many rows is worth asking what memory comes next
 CONTROL_WAITING_MAX: Final = 1024  # entries of their own that wait to be sealed
 
@@ -113,13 +112,11 @@ class Group(StateMachine):
         opened = ENTRY_BYTES + self.open.used_bytes if self.open_batches else 0
         return self.unsaved_bytes + control + opened
 
-    def lockstep_bytes(self) -> int:
-        """Size of what clients wait for, where that is much and they wait for this disk alone: what they send next comes
-        when they have their answers. 0: they do not."""
-        opened = self.open.used_bytes
-        if self.hasty or self.unsaved_bytes + opened < LOCKSTEP_BYTES_MIN or self._replicated:
+    def unanswered_bytes(self) -> int:
+        """Size of what clients wait for, written or not; 0 where some have their answers already."""
+        if self.hasty:
             return 0
-        return sum([len(sealed.body) for sealed in self._sealed.values()], opened)
+        return sum([len(sealed.body) for sealed in self._sealed.values()], self.open.used_bytes)
 
     def has_work(self) -> bool:
         return self.open_batches > 0 or bool(self.pending_control)
@@ -133,7 +130,7 @@ class Group(StateMachine):
             return False
         if self.open_immediate:
             return not self._reader_would_wait()
-        return not self._replicated or self.raft.log.last_index - self.raft.commit < UNCOMMITTED_MAX
+        return not self.replicated or self.raft.log.last_index - self.raft.commit < UNCOMMITTED_MAX
 
     def waits(self) -> bool:
         """Does anybody wait for an entry that is not applied yet?"""
@@ -159,12 +156,12 @@ class Group(StateMachine):
         """While the journal is busy: is there something for followers that have nothing of this group to do? What comes while they
         have shares the next entry."""
         idle = self.raft.log.last_index == self.raft.commit
-        return self.open_batches > 0 and idle and self._replicated and not self._reader_would_wait()
+        return self.open_batches > 0 and idle and self.replicated and not self._reader_would_wait()
 
     def may_seal_many(self) -> bool:
         """While the journal is busy: are there so many rows that they are worth an entry, of which a record can take one
         and leave the next? Where entries are replicated each costs too much."""
-        many = self.open.row_count >= self.config.apply_aside_rows and not self._replicated and self._may_wait()
+        many = self.open.row_count >= self.config.apply_aside_rows and not self.replicated and self._may_wait()
         return many and not self._reader_would_wait()
 
     def _reader_would_wait(self) -> bool:
@@ -196,7 +193,7 @@ class Group(StateMachine):
         if self.open_batches:
             index, stamp_ns = raft.log.last_index + 1 + len(entries), self._next_stamp(wall_ns)
             view = intake.seal(self.number, index, raft.term, stamp_ns, self.next_row)
-            data: Bytes = bytes(view) if self._replicated else view
+            data: Bytes = bytes(view) if self.replicated else view
             head = Head(
                 len(view) - ENTRY_BYTES, self.number, layout.UM_ENTRY_BATCHES, intake.batch_count, raft.term, index, stamp_ns,
                 self.next_row, rows,
@@ -219,7 +216,7 @@ class Group(StateMachine):
             raft.append(now_ns, entries)
 
     @property
-    def _replicated(self) -> bool:
+    def replicated(self) -> bool:
         """Will entries be wanted after they are applied here?"""
         return len(self.raft.conf.members()) > 1
 
@@ -310,7 +307,7 @@ class Group(StateMachine):
         many = self.next_row - self.applied_row >= self.config.apply_aside_rows
         if not many or self._aside is not None or (self.asked and not self.hasty):
             return False  # who reads what is durable would wait for the disk; who reads what is ordered does anyway
-        return raft.accepting and self.leading_term == raft.term and not self._replicated and self.may_run_ahead()
+        return raft.accepting and self.leading_term == raft.term and not self.replicated and self.may_run_ahead()
 
     def apply_committed(self) -> list[Reply]:
         """Apply what is committed and durable here, in order. Returns the answers. Many rows at once are applied aside, and
@@ -354,7 +351,7 @@ class Group(StateMachine):
     def _rows_worth_a_job(self, several: list[tuple[Entry, Head]]) -> int:
         """Another thread costs its wake-up and a step that hears of its end. Where entries are replicated a step has more
         to do than applying, and nobody's disk waits for it: there fewer rows are not worth that."""
-        if self._replicated:
+        if self.replicated:
             return self.config.apply_replicated_rows
         busy = several and self.raft.saving_index > several[-1][0].index
         return self.config.apply_busy_rows if busy else self.config.apply_aside_rows
@@ -430,7 +427,7 @@ class Group(StateMachine):
         return replies
 
     def _trim(self) -> None:
-        self.raft.log.trim(self.applied_index, self.config.log_cache_bytes if self._replicated else 0)
+        self.raft.log.trim(self.applied_index, self.config.log_cache_bytes if self.replicated else 0)
 
     def _conclude(self, entry: Entry, head: Head, applied: Applied, outcome: Outcome) -> list[Reply]:
         """The entry is applied: note it, and answer whoever waited for it."""
@@ -441,7 +438,7 @@ class Group(StateMachine):
             self._drop(sealed)
             sealed = None
         self._note(head, applied)
-        if self._replicated:
+        if self.replicated:
             self.digests.append((entry.index, applied.digest))
         return [] if sealed is None else self._answer(sealed, applied, outcome)
 

@@ -91,6 +91,7 @@ class Parts:
         self._fitness_ns = NEVER_NS
         self._thorough_ns = 0  # when a turn looks at everything at the latest
         self._epoch_told = 0
+        self._held_back_ns = 0  # until when something is held back, as of the last turn
         self._working: dict[int, Group] = {}  # operation -> whose entries it applies
         self._limits_proposed: dict[int, int] = {}  # group -> term in which this node proposed its limits
         self._attach(found, prng)

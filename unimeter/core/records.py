@@ -17,13 +17,13 @@ from unimeter.core.entry import hard_entry, padded_bytes
 from unimeter.core.group import Group
 from unimeter.core.inputs import Now
 from unimeter.core.journal import Journal
+from unimeter.core.lockstep import Lockstep
 from unimeter.core.log_marks import LogMarks
 from unimeter.core.outbox import Outbox
 from unimeter.core.raft.messages import Save
 from unimeter.kernels.api import Bytes, Kernels
 
 LONE_BYTES: Final = 8 * KIB  # a record of no more is written about as fast as a thread is woken, and answers
-LOCKSTEP_PERCENT: Final = 65  # half, and what rounding to whole entries takes
 SLACK_BYTES: Final = 64 * KIB  # headers and hard states of a record
 
 
@@ -58,6 +58,8 @@ class Records:
         self._held: list[Bytes] | None = None  # entries of a record that waits for the next segment
         self._held_bytes = 0
         self._stamp_ns = 0
+        # with several groups one request is many entries, and its client waits for all of them
+        self._lockstep = Lockstep(config) if len(groups) == 1 else None
         self.lone = False  # the newest record is short, and there is nobody that could be served while it is written
         self.op = 0  # the disk operation that writes the record in flight
         self.rolled: Callable[[], None] = lambda: None  # the last segment that was ready is in use
@@ -67,13 +69,22 @@ class Records:
         """Is no record in flight, and none held?"""
         return self._journal.flying is None and self._held is None
 
+    @property
+    def held_back_until_ns(self) -> int:
+        """What waits is held back for more to come, at the latest until then (monotonic); 0: it is not."""
+        return 0 if self._lockstep is None else self._lockstep.until_ns
+
     def flush(self, now: Now) -> bool:
         """Write the next record if there is something to write and the journal is free."""
         journal = self._journal
         if journal.flying is not None:
             return False
-        if self._held is None and not self._gather(now):
-            return False
+        lockstep = self._lockstep
+        if self._held is None:
+            if lockstep is not None and lockstep.holds(now.monotonic_ns, self._groups[0]):
+                return False
+            if not self._gather(now):
+                return False
         assert self._held is not None
         if not journal.fits(self._held_bytes):
             if not journal.next_segment_ready:
@@ -119,11 +130,9 @@ class Records:
         return True
 
     def _room_bytes(self) -> int:
-        """Of what clients wait for in lockstep with this disk a record takes half: then one half is written while the other
-        is answered and sent anew. If it took all, the disk would wait for the clients, and all clients for the disk. (With
-        several groups one request is many entries, and its client waits for all of them.)"""
-        share = self._groups[0].lockstep_bytes() if len(self._groups) == 1 else 0
-        return min(self._bytes_max, share * LOCKSTEP_PERCENT // 100) if share else self._bytes_max
+        return (
+            self._bytes_max if self._lockstep is None else self._lockstep.record_bytes(self._groups[0], self._bytes_max)
+        )
 
     def written(self, now_ns: int) -> None:
         """The record in flight is durable: what it holds has its place, and promises that waited for it are made."""

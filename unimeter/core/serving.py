@@ -46,8 +46,16 @@ class Serving(Parts):
         if self.topology.epoch != self._epoch_told:
             self._epoch_told = self.topology.epoch
             self._links.tell_watchers(self.door.push_of)
-        next_ns = min(bundles_ns, self._thorough_ns, self.replication.deadline_ns())
+        next_ns = min(bundles_ns, self._thorough_ns, self.replication.deadline_ns(), self._look_held_back())
         return min(next_ns, self.fitness.drain(now_ns)) if stopping else next_ns
+
+    def _look_held_back(self) -> int:
+        """When a record that is held back goes at the latest."""
+        until_ns = self.records.held_back_until_ns
+        if until_ns and until_ns != self._held_back_ns:
+            self.mark_reached("held_back")
+        self._held_back_ns = until_ns
+        return until_ns or NEVER_NS
 
     def _lead(self) -> None:
         """What a leader owes its groups besides entries of requests."""
@@ -201,8 +209,11 @@ class Serving(Parts):
             return True
         if self._thorough or self.fitness.stopping or self.replication.waits or self._links.leaving:
             return True
+        held_back_ns = self.records.held_back_until_ns
+        if held_back_ns and held_back_ns != self._held_back_ns:
+            return True
         for group in self.groups:  # noqa: SIM110  # a generator costs as much as what it asks
-            if group.has_ordered() or self._has_more_in(group):
+            if group.has_ordered() or (not held_back_ns and self._has_more_in(group)):
                 return True
         return False
 

@@ -38,6 +38,7 @@ CORE_MARKS: Final = (  # counted by the node itself
     "applied_aside_waited_for",
     "applied_before_durable",
     "sent_before_written",
+    "held_back",
 )
 FIGURES: Final = {  # what of a node -> mark
     "bundles": "part of a request forwarded",

@@ -47,6 +47,7 @@ SMALL_NODE: Final = NodeConfig(
     apply_aside_rows_max=8,
     apply_behind_rows_max=16,
     ordered_rows_asked_max=4,
+    lockstep_bytes_min=200,
     stripe_bytes=8 * KIB,
     checkpoint_after_bytes=16 * KIB,
     checkpoint_after_state_percent=0,

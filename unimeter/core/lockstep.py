@@ -1,0 +1,65 @@
+"""Clients that wait for an answer before they send more, and so come in step with the disk.
+
+Eight with a batch each. Whoever comes first finds the disk free and is written at once, alone; those who come meanwhile
+are written together; and while they are, the rest gathers. Since all are answered when their record is, they come again as they
+went, and it stays so. The numbers are requests in a record:
+
+    left alone      1 2 5 1 2 5 ...    three writes for eight requests; while 5 are answered nobody has anything to write
+    in halves       4 4 4 4 ...        two; one half is written while the other is answered and sends anew
+
+So a record takes about half of what waits where that is much (`record_bytes`), and one that would carry less than a third of all
+that is on its way is held back until more has come (`holds`). How much that is, is seen in the newest records: what clients
+wait for, written or not, when one began.
+
+More may not come: then what is held back goes after `lockstep_hold_ns`, and the next records are not held back. So
+it costs those who do not come in step that much once in a while, and a lone client, or little, nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from unimeter.config import NodeConfig
+from unimeter.core.group import Group
+
+RECORD_PERCENT: Final = 65  # half, and what rounding to whole entries takes
+RECORD_PARTS: Final = 3  # a record of less than this part of all is held back
+CROWDS: Final = 8  # records that are remembered
+RECORDS_AT_ONCE: Final = 64  # so many are not held back after one was in vain
+
+
+class Lockstep:
+    """Of a node's only group."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self._bytes_min = config.lockstep_bytes_min
+        self._hold_ns = config.lockstep_hold_ns
+        self._crowds: deque[int] = deque(maxlen=CROWDS)  # bytes that clients waited for when a record began
+        self._at_once = 0  # so many records more are not held back
+        self.until_ns = 0  # what waits is held back, at the latest until then (monotonic); 0: it is not
+
+    def record_bytes(self, group: Group, bytes_max: int) -> int:
+        """How much the next record may take. (What is replicated is not halved: each entry costs messages.)"""
+        if group.replicated or group.waiting_bytes() < self._bytes_min:
+            return bytes_max
+        crowd = group.unanswered_bytes()
+        return min(bytes_max, crowd * RECORD_PERCENT // 100) if crowd else bytes_max
+
+    def holds(self, now_ns: int, group: Group) -> bool:
+        """The journal is free: is what waits too little for a record of its own? Asked anew whenever something has happened."""
+        until_ns, self.until_ns = self.until_ns, 0
+        waiting, crowd = group.waiting_bytes(), group.unanswered_bytes()
+        if not waiting or not crowd or group.open_immediate or group.pending_control or not group.leading:
+            return False
+        most = max(self._crowds, default=0)
+        if self._at_once or most < self._bytes_min or RECORD_PARTS * waiting >= max(most, crowd):
+            self._at_once -= self._at_once > 0
+            self._crowds.append(crowd)
+            return False
+        if until_ns and now_ns >= until_ns:
+            self._crowds.clear()
+            self._at_once = RECORDS_AT_ONCE
+            return False
+        self.until_ns = until_ns or now_ns + self._hold_ns
+        return True
