@@ -61,9 +61,9 @@ def test_what_is_held_back_goes_when_nothing_else_comes(bench: AsideBench) -> No
     come(bench, [1], number=3)
     until_ns = bench.node.deadline_ns
     assert until_ns == held_ns(bench) and 0 < until_ns - bench.now_ns <= HOLD_NS
-    bench.now_ns = until_ns - 2000
-    bench.turn()
-    assert bench.pending == [] and bench.node.deadline_ns == until_ns, "not before"
+    bench.now_ns = until_ns - 10_000
+    come(bench, [2], number=3)
+    assert bench.pending == [] and bench.node.deadline_ns == until_ns, "not before, and another one makes it no later"
     bench.now_ns = until_ns
     bench.turn()
     assert len(bench.pending) == 1
@@ -81,6 +81,23 @@ def test_after_one_was_held_back_in_vain_many_are_not(bench: AsideBench) -> None
         bench.settle()
     assert len(stored(bench.take(1))) == 1 + RECORDS_AT_ONCE
     crowd(bench, 100)
+    come(bench, [1], number=200)
+    assert bench.pending == [] and held_ns(bench), "the crowd is back"
+
+
+def test_a_crowd_that_is_back_at_once_holds_nobody_back_for_a_while(bench: AsideBench) -> None:
+    come(bench, [1], number=3)
+    bench.no_more()
+    bench.settle()
+    bench.take(1)
+    crowd(bench, 4)
+    for number in range(5, 5 + RECORDS_AT_ONCE // 2):
+        come(bench, [2], number=number)
+        assert len(bench.pending) == 1, number
+        bench.settle()
+    bench.take(1), bench.take(2)
+    for number in range(100, 100 + RECORDS_AT_ONCE // 2):
+        crowd(bench, number)
     come(bench, [1], number=200)
     assert bench.pending == [] and held_ns(bench), "the crowd is back"
 
@@ -104,18 +121,23 @@ def test_little_and_whoever_is_alone_is_never_held_back() -> None:
             bench.settle()
 
 
-def test_async_requests_and_changes_of_metrics_are_not_held_back(bench: AsideBench) -> None:
+def test_async_requests_are_not_held_back_and_take_along_what_is(bench: AsideBench) -> None:
+    come(bench, [2], number=3)
+    assert bench.pending == [] and held_ns(bench)
     come(bench, [1], sync=False, number=3)
     assert stored(bench.take(1)) == [(3, ROWS)] and len(bench.pending) == 1
     bench.settle()
-    crowd(bench, 4)
-    come(bench, [2], number=5)
-    assert bench.pending == []
+    assert stored(bench.take(2)) == [(3, ROWS)]
+
+
+def test_a_change_of_metrics_does_not_wait_with_few_rows_that_do(bench: AsideBench) -> None:
+    come(bench, [2], rows=5, number=3)
+    assert bench.pending == [] and held_ns(bench)
     bench.feed(3, v1_metric("others"))
     bench.turn()
-    assert len(bench.pending) == 1, "it takes along what was held back"
+    assert len(bench.pending) == 1 and not held_ns(bench)
     bench.settle()
-    assert stored(bench.take(2)) == [(5, ROWS)] and bench.sent[3]
+    assert stored(bench.take(2)) == [(3, 5)] and bench.sent[3]
 
 
 def test_several_groups_hold_nothing_back() -> None:

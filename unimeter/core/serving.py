@@ -212,8 +212,8 @@ class Serving(Parts):
         held_back_ns = self.records.held_back_until_ns
         if held_back_ns and held_back_ns != self._held_back_ns:
             return True
-        for group in self.groups:  # noqa: SIM110  # a generator costs as much as what it asks
-            if group.has_ordered() or (not held_back_ns and self._has_more_in(group)):
+        for group in self.groups:  # a generator costs as much as what it asks
+            if group.has_ordered() or (group.pending_control if held_back_ns else self._has_more_in(group)):
                 return True
         return False
 
