@@ -339,7 +339,8 @@ class Group(StateMachine):
 
     def _begin_aside(self, several: list[tuple[Entry, Head]]) -> bool:
         """Have them applied by another thread, if they are many."""
-        if sum([head.row_count for _, head in several]) < self._rows_worth_a_job(several):
+        rows = sum([head.row_count for _, head in several])
+        if rows < self.config.apply_busy_rows or rows < self._rows_worth_a_job(several):
             return False
         self.asked -= self.asked > 0
         self._grow_ahead()

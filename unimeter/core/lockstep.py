@@ -8,7 +8,7 @@ went, and it stays so. The numbers are requests in a record:
     in halves       4 4 4 4 ...        two; one half is written while the other is answered and sends anew
 
 So a record takes about half of what waits where that is much (`record_bytes`), and one that would carry less than a third of all
-that is on its way is held back until more has come (`holds`). How much that is, is seen in the newest records: what clients
+that is on its way is held back until more has come (`hold_until`). How much that is, is seen in the newest records: what clients
 wait for, written or not, when one began.
 
 More may not come: then what is held back goes after `lockstep_hold_ns`, and the next records are not held back. So
@@ -36,30 +36,37 @@ class Lockstep:
         self._bytes_min = config.lockstep_bytes_min
         self._hold_ns = config.lockstep_hold_ns
         self._crowds: deque[int] = deque(maxlen=CROWDS)  # bytes that clients waited for when a record began
+        self._most = 0  # the greatest of them
         self._at_once = 0  # so many records more are not held back
-        self.until_ns = 0  # what waits is held back, at the latest until then (monotonic); 0: it is not
+        self._until_ns = 0  # what was answered last
 
     def record_bytes(self, group: Group, bytes_max: int) -> int:
         """How much the next record may take. (What is replicated is not halved: each entry costs messages.)"""
-        if group.replicated or group.waiting_bytes() < self._bytes_min:
+        if group.waiting_bytes() < self._bytes_min or group.replicated:
             return bytes_max
         crowd = group.unanswered_bytes()
         return min(bytes_max, crowd * RECORD_PERCENT // 100) if crowd else bytes_max
 
-    def holds(self, now_ns: int, group: Group) -> bool:
-        """The journal is free: is what waits too little for a record of its own? Asked anew whenever something has happened."""
-        until_ns, self.until_ns = self.until_ns, 0
-        waiting, crowd = group.waiting_bytes(), group.unanswered_bytes()
-        if not waiting or not crowd or group.open_immediate or group.pending_control or not group.leading:
-            return False
-        most = max(self._crowds, default=0)
-        if self._at_once or most < self._bytes_min or RECORD_PARTS * waiting >= max(most, crowd):
+    def hold_until(self, now_ns: int, group: Group) -> int:
+        """The journal is free, and something waits. Is that too little for a record of its own? Then how long it is held back
+        (monotonic); 0: it is not. To be asked anew whenever something has happened."""
+        until_ns, self._until_ns = self._until_ns, 0
+        waiting = group.waiting_bytes()
+        if self._most == 0 and RECORD_PARTS * waiting < self._bytes_min:
+            self._at_once -= self._at_once > 0
+            return 0  # there is no crowd, nor does one begin like this
+        crowd = group.unanswered_bytes()
+        if not crowd or group.open_immediate or group.pending_control or not group.leading:
+            return 0
+        if self._at_once or self._most < self._bytes_min or RECORD_PARTS * waiting >= max(self._most, crowd):
             self._at_once -= self._at_once > 0
             self._crowds.append(crowd)
-            return False
+            self._most = max(self._crowds)
+            return 0
         if until_ns and now_ns >= until_ns:
             self._crowds.clear()
+            self._most = 0
             self._at_once = RECORDS_AT_ONCE
-            return False
-        self.until_ns = until_ns or now_ns + self._hold_ns
-        return True
+            return 0
+        self._until_ns = until_ns or now_ns + self._hold_ns
+        return self._until_ns

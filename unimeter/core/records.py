@@ -60,6 +60,7 @@ class Records:
         self._stamp_ns = 0
         # with several groups one request is many entries, and its client waits for all of them
         self._lockstep = Lockstep(config) if len(groups) == 1 else None
+        self.held_back_until_ns = 0  # what waits is held back for more to come, at the latest until then; 0: it is not
         self.lone = False  # the newest record is short, and there is nobody that could be served while it is written
         self.op = 0  # the disk operation that writes the record in flight
         self.rolled: Callable[[], None] = lambda: None  # the last segment that was ready is in use
@@ -69,21 +70,17 @@ class Records:
         """Is no record in flight, and none held?"""
         return self._journal.flying is None and self._held is None
 
-    @property
-    def held_back_until_ns(self) -> int:
-        """What waits is held back for more to come, at the latest until then (monotonic); 0: it is not."""
-        return 0 if self._lockstep is None else self._lockstep.until_ns
-
     def flush(self, now: Now) -> bool:
         """Write the next record if there is something to write and the journal is free."""
         journal = self._journal
         if journal.flying is not None:
             return False
-        lockstep = self._lockstep
         if self._held is None:
-            if lockstep is not None and lockstep.holds(now.monotonic_ns, self._groups[0]):
-                return False
-            if not self._gather(now):
+            if self._lockstep is not None:
+                group = self._groups[0]
+                waits = group.open_batches or group.unsaved_bytes
+                self.held_back_until_ns = self._lockstep.hold_until(now.monotonic_ns, group) if waits else 0
+            if self.held_back_until_ns or not self._gather(now):
                 return False
         assert self._held is not None
         if not journal.fits(self._held_bytes):

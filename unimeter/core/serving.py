@@ -46,16 +46,14 @@ class Serving(Parts):
         if self.topology.epoch != self._epoch_told:
             self._epoch_told = self.topology.epoch
             self._links.tell_watchers(self.door.push_of)
-        next_ns = min(bundles_ns, self._thorough_ns, self.replication.deadline_ns(), self._look_held_back())
-        return min(next_ns, self.fitness.drain(now_ns)) if stopping else next_ns
-
-    def _look_held_back(self) -> int:
-        """When a record that is held back goes at the latest."""
+        next_ns = min(bundles_ns, self._thorough_ns, self.replication.deadline_ns())
         until_ns = self.records.held_back_until_ns
-        if until_ns and until_ns != self._held_back_ns:
-            self.mark_reached("held_back")
+        if until_ns:
+            next_ns = min(next_ns, until_ns)
+            if until_ns != self._held_back_ns:
+                self.mark_reached("held_back")
         self._held_back_ns = until_ns
-        return until_ns or NEVER_NS
+        return min(next_ns, self.fitness.drain(now_ns)) if stopping else next_ns
 
     def _lead(self) -> None:
         """What a leader owes its groups besides entries of requests."""
