@@ -56,21 +56,11 @@ class AsideBench(Bench):
         self.step(ApplyDone(effect.op))
         self.turn()
 
-    def no_more(self) -> None:
-        """Nothing else comes: what was held back for more goes."""
-        serving = self.node.serving
-        assert serving is not None
-        self.now_ns = max(self.now_ns, serving.records.held_back_until_ns)
-        self.turn()
-
     def settle(self) -> None:
         """Everything that is under way comes to its end."""
         self.disk()
-        while self.halted is None and (self.jobs or self.node.serving.records.held_back_until_ns):
-            if self.jobs:
-                self.done()
-            else:
-                self.no_more()
+        while self.jobs and self.halted is None:
+            self.done()
             self.disk()
 
     @property

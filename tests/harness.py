@@ -77,13 +77,21 @@ class Bench:
             self.pending.append(effect)
 
     def disk(self, count: int = 1_000_000) -> None:
-        """Let up to `count` waiting operations happen, and the turns in between."""
+        """Let up to `count` waiting operations happen, and the turns in between. Nothing else comes meanwhile."""
         while self.halted is None and count:
             self.turn()
-            if not self.pending:
+            if not self.pending and not self.no_more():
                 return
-            count -= 1
-            self._do(self.pending.pop(0))
+            if self.pending:
+                count -= 1
+                self._do(self.pending.pop(0))
+
+    def no_more(self) -> bool:
+        """Nothing else comes: what was held back for more goes. False: nothing was."""
+        until_ns = 0 if self.node.serving is None else self.node.serving.records.held_back_until_ns
+        self.now_ns = max(self.now_ns, until_ns)
+        self.turn()
+        return until_ns != 0
 
     def turn(self) -> None:
         for _ in range(100):
