@@ -10,8 +10,7 @@ import pytest
 from tests.aside_bench import AsideBench, ingest, stored
 from tests.cluster_bench import CLUSTER, ClusterBench
 from tests.harness import JAN_1, v1_event, v1_ingest, v1_metric
-from tests.test_core_cluster import Clients
-from tests.test_core_lockstep import CLIENTS, CONFIG, ROWS, SPARK, busy, requests, started
+from tests.test_core_lockstep import CLIENTS, CONFIG, ROWS, SPARK, busy, eight_in_step, requests, started
 from unimeter.core.effects import Write
 from unimeter.core.lockstep import RECORDS_AT_ONCE
 
@@ -150,17 +149,11 @@ def test_several_groups_hold_nothing_back() -> None:
 def test_a_leader_with_followers_holds_back_too_and_answers_all() -> None:
     config = replace(CLUSTER, entry_bytes_max=512 * 1024, lockstep_bytes_min=2000, lockstep_hold_ns=5_000_000)
     bench = ClusterBench(3, 1, config)
-    bench.start()
-    bench.run(5000, bench.ready)
-    clients = Clients(bench)
-    assert clients.anywhere(v1_metric("calls"))[0] == 0
-    leader = bench.leader(0)
-    links = [bench.client(leader) for _ in range(8)]
-    for round_ in range(6):
-        for link in links:
-            events = [v1_event("calls", link, 1, JAN_1 + 100 * round_ + n) for n in range(20)]
-            bench._arrive(leader, link, v1_ingest(*events, sync=True))
-        bench.run(200)
-        for link in links:
-            assert stored(bench.machines[leader].answers.pop(link)) == [(1, 20)]
-    assert [clients.count(link) for link in links] == [120] * 8
+    leader = eight_in_step(bench, rounds=6)
+    node, link = bench.machines[leader].node, bench.client(leader)
+    bench._arrive(leader, link, v1_ingest(v1_event("calls", 1, 1, JAN_1 + 10**9), sync=True))
+    assert node is not None and node.serving is not None
+    assert node.serving.records.held_back_until_ns
+    bench.run(200)
+    assert not node.serving.records.held_back_until_ns
+    assert stored(bench.machines[leader].answers.pop(link)) == [(1, 1)]

@@ -369,6 +369,25 @@ def test_whatever_order_things_come_in_each_request_is_answered_once_in_order_an
 # ---- where others decide too ----
 
 
+def eight_in_step(bench: ClusterBench, rounds: int) -> int:
+    """Eight clients of the leader send 20 rows each at the same time, so many times: all are answered and counted. Returns the leader."""
+    bench.start()
+    bench.run(5000, bench.ready)
+    clients = Clients(bench)
+    assert clients.anywhere(v1_metric("calls"))[0] == 0
+    leader = bench.leader(0)
+    links = [bench.client(leader) for _ in range(8)]
+    for round_ in range(rounds):
+        for link in links:
+            events = [v1_event("calls", link, 1, JAN_1 + 100 * round_ + n) for n in range(20)]
+            bench._arrive(leader, link, v1_ingest(*events))
+        bench.run(200)
+        for link in links:
+            assert stored(bench.machines[leader].answers.pop(link)) == [(1, 20)]
+    assert [clients.count(link) for link in links] == [20 * rounds] * 8
+    return leader
+
+
 class Watched(ClusterBench):
     many = 0  # so often more arrived where much was open already
 
@@ -386,26 +405,12 @@ class Watched(ClusterBench):
 
 
 def test_where_entries_are_replicated_nothing_gets_its_place_before_the_end_of_the_turn() -> None:
-    bench = Watched(
-        3,
-        1,
-        replace(CLUSTER, apply_busy_rows=10, apply_aside_rows=10, apply_replicated_rows=10, apply_aside_rows_max=40),
+    config = replace(
+        CLUSTER, apply_busy_rows=10, apply_aside_rows=10, apply_replicated_rows=10, apply_aside_rows_max=40
     )
-    bench.start()
-    bench.run(5000, bench.ready)
-    clients = Clients(bench)
-    assert clients.anywhere(v1_metric("calls"))[0] == 0
-    leader = bench.leader(0)
-    links = [bench.client(leader) for _ in range(8)]
-    for round_ in range(3):
-        for link in links:
-            events = [v1_event("calls", link, 1, JAN_1 + 100 * round_ + n) for n in range(20)]
-            bench._arrive(leader, link, v1_ingest(*events))
-        bench.run(200)
-        for link in links:
-            assert stored(bench.machines[leader].answers.pop(link)) == [(1, 20)]
+    bench = Watched(3, 1, config)
+    eight_in_step(bench, rounds=3)
     assert bench.many >= 6
-    assert [clients.count(link) for link in links] == [60] * 8
 
 
 def test_of_what_is_replicated_a_record_may_take_all() -> None:

@@ -162,7 +162,7 @@ static int um__pwrite_gently(um__files *f, int fd, const uint8_t *data, uint64_t
 /* With so many bytes of zeros behind it (um__ahead_of), which are not counted as done. */
 static int um__pwrite_and_zeros(um__files *f, int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t zeros, uint64_t *done) {
     struct iovec parts[2] = {{(void *)(uintptr_t)data, length}, {(void *)(uintptr_t)f->root->ahead.zeros, zeros}};
-    ssize_t n = zeros ? pwritev(fd, parts, 2, (off_t)offset) : 0;
+    ssize_t n = pwritev(fd, parts, 2, (off_t)offset);
     if (n < 0 && errno != EINTR) return errno;
     uint64_t whole = n < 0 ? 0 : (uint64_t)n < length ? (uint64_t)n : length;
     *done += whole;
@@ -170,8 +170,9 @@ static int um__pwrite_and_zeros(um__files *f, int fd, const uint8_t *data, uint6
 }
 
 static int um__pwrite_lane(um__files *f, int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t zeros, uint64_t *done) {
+    if (zeros) return um__pwrite_and_zeros(f, fd, data, length, offset, zeros, done); /* less than a piece: no need of rests */
     return (f->lane == UM_SYS_LANE_BULK ? um__pwrite_gently(f, fd, data, length, offset, done)
-                                        : um__pwrite_and_zeros(f, fd, data, length, offset, zeros, done));
+                                        : um__pwrite_all(fd, data, length, offset, done));
 }
 
 /* O_DIRECT needs aligned memory: anything else is copied, piece by piece. */

@@ -340,7 +340,7 @@ class Group(StateMachine):
     def _begin_aside(self, several: list[tuple[Entry, Head]]) -> bool:
         """Have them applied by another thread, if they are many."""
         rows = sum([head.row_count for _, head in several])
-        if rows < self.config.apply_busy_rows or rows < self._rows_worth_a_job(several):
+        if rows < self.config.apply_busy_rows or rows < self._rows_worth_a_job(several):  # none is worth one for less
             return False
         self.asked -= self.asked > 0
         self._grow_ahead()

@@ -38,7 +38,6 @@ class Lockstep:
         self._crowds: deque[int] = deque(maxlen=CROWDS)  # bytes that clients waited for when a record began
         self._most = 0  # the greatest of them
         self._at_once = 0  # so many records more are not held back
-        self._until_ns = 0  # what was answered last
 
     def record_bytes(self, group: Group, bytes_max: int) -> int:
         """How much the next record may take. (What is replicated is not halved: each entry costs messages.)"""
@@ -47,10 +46,9 @@ class Lockstep:
         crowd = group.unanswered_bytes()
         return min(bytes_max, crowd * RECORD_PERCENT // 100) if crowd else bytes_max
 
-    def hold_until(self, now_ns: int, group: Group) -> int:
-        """The journal is free, and something waits. Is that too little for a record of its own? Then how long it is held back
-        (monotonic); 0: it is not. To be asked anew whenever something has happened."""
-        until_ns, self._until_ns = self._until_ns, 0
+    def hold_until(self, now_ns: int, group: Group, until_ns: int) -> int:
+        """The journal is free, and something waits. Is that too little for a record of its own? Then until when it is held back
+        (monotonic); 0: it is not. To be asked anew whenever something has happened, with the answer before."""
         waiting = group.waiting_bytes()
         if self._most == 0 and RECORD_PARTS * waiting < self._bytes_min:
             self._at_once -= self._at_once > 0
@@ -68,5 +66,4 @@ class Lockstep:
             self._most = 0
             self._at_once = RECORDS_AT_ONCE
             return 0
-        self._until_ns = until_ns or now_ns + self._hold_ns
-        return self._until_ns
+        return until_ns or now_ns + self._hold_ns

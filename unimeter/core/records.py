@@ -77,9 +77,9 @@ class Records:
             return False
         if self._held is None:
             if self._lockstep is not None:
-                group = self._groups[0]
+                group, until_ns = self._groups[0], self.held_back_until_ns
                 waits = group.open_batches or group.unsaved_bytes
-                self.held_back_until_ns = self._lockstep.hold_until(now.monotonic_ns, group) if waits else 0
+                self.held_back_until_ns = self._lockstep.hold_until(now.monotonic_ns, group, until_ns) if waits else 0
             if self.held_back_until_ns or not self._gather(now):
                 return False
         assert self._held is not None
