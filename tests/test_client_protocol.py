@@ -3,6 +3,7 @@ is either understood or refused with a ProtocolError."""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from random import Random
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tests.client_server import response
 from unimeter.client import decode
 from unimeter.client.batch import BatchWriter, encode_events, encode_row
+from unimeter.client.link import Link
 from unimeter.client.protocol import (
     Protocol,
     Response,
@@ -261,3 +263,34 @@ def test_one_batch_has_a_dictionary_of_its_own_codes() -> None:
 def test_too_many_properties_are_refused() -> None:
     with pytest.raises(InvalidArgument, match="at most 16"):
         encode_row(Event(1, "calls", properties={f"k{n}": "v" for n in range(17)}), 0)
+
+
+class Wire(asyncio.Transport):
+    """Where a link writes to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return False
+
+
+def test_a_request_that_was_given_up_can_be_sent_again_at_once() -> None:
+    async def work() -> None:
+        link, line = Link(KERNELS, "127.0.0.1:7001", None), Wire()
+        link.connection_made(line)
+        given_up = link.start(7, b"frame")
+        given_up.cancel()
+        again = link.start(7, b"frame")
+        assert line.written == [b"frame", b"frame"]
+        await asyncio.sleep(0)
+        link.data_received(response(wire.V2_TYPE_HELLO, 0, 7, b""))
+        assert (await again).request_id == 7 and given_up.cancelled()
+        with pytest.raises(AssertionError, match="two who wait"):
+            link.start(8, b"frame"), link.start(8, b"frame")
+
+    asyncio.run(work())

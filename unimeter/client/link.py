@@ -112,14 +112,20 @@ class Link(asyncio.Protocol):
         if self._transport:
             self._transport.abort()
 
+    def _forget(self, request_id: int, done: asyncio.Future[Response]) -> None:
+        """Called a little after it is done: the same request may have been sent again meanwhile."""
+        if self._waiting.get(request_id) is done:
+            del self._waiting[request_id]
+
     def start(self, request_id: int, frame: bytes) -> asyncio.Future[Response]:
         """Send one request. The future holds its answer, or LinkLost; cancel it to stop waiting."""
         if not self.alive or self._transport is None or self._transport.is_closing():
             raise LinkLost(self.address, self._cause)
         waiter: asyncio.Future[Response] = self._loop.create_future()
-        assert request_id not in self._waiting
+        before = self._waiting.get(request_id)
+        assert before is None or before.done(), "one answer for two who wait"
         self._waiting[request_id] = waiter
-        waiter.add_done_callback(lambda _: self._waiting.pop(request_id, None))
+        waiter.add_done_callback(lambda done: self._forget(request_id, done))
         self._transport.write(frame)
         return waiter
 
