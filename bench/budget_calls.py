@@ -91,8 +91,10 @@ class World:
     def call_at(self, monotonic_ns: int, callback: Callable[[], None]) -> None:
         self.due = (monotonic_ns, callback)
 
-    def start(self, on_done: Callable[[WriteDone | ReadDone | ApplyDone], None]) -> None:
-        self.on_done = on_done
+    def start(
+        self, on_done: Callable[[WriteDone | ReadDone | ApplyDone], None], presume: Callable[[WriteDone], None]
+    ) -> None:
+        self.on_done, self.presume = on_done, presume
 
     def files(self) -> tuple[FileInfo, ...]:
         return ()
@@ -149,7 +151,10 @@ class World:
             held.pop(effect.file, None)
         else:
             held[effect.file][effect.offset : effect.offset + len(effect.data)] = effect.data
-        self.on_done(WriteDone(effect.op))
+        done = WriteDone(effect.op)
+        if isinstance(effect, Write) and effect.lone:  # as on a disk: the node works while it writes
+            self.presume(done)
+        self.on_done(done)
 
     def ask(self, data: bytes) -> None:
         before = self.answers

@@ -6,7 +6,9 @@ To run them on an implementation, subclass `DiskConformance` in a test file and 
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple, Protocol
 
 import pytest
 
@@ -19,11 +21,20 @@ Completion = WriteDone | ReadDone
 BLOCK = BLOCK_BYTES
 
 
+class Presumed(NamedTuple):
+    """What follows from this is to be worked out."""
+
+    event: WriteDone
+
+
 class DiskHarness(Protocol):
     """One data directory and how to make time pass for it."""
 
+    told: list[Completion | Presumed]  # all that the disk has said, in order
+    on_presumed: Callable[[], None]  # called when it presumes
+
     def make_disk(self) -> Disk:
-        """A started disk on an empty directory; its completions go to the harness."""
+        """A started disk on an empty directory; its completions, and what it presumes, go to the harness."""
 
     def run_until_idle(self) -> list[Completion]:
         """Let everything submitted so far complete. Returns the completions since the last call, in order."""
@@ -146,6 +157,34 @@ class DiskConformance:
         ops = [bench.submit(Write, "a", 0, block(fill), lone=fill % 2 == 0) for fill in range(2, 9)]
         assert [done.op for done in bench.harness.run_until_idle()] == ops
         assert bench.read("a") == block(8)
+
+    def test_a_write_may_be_presumed_done_when_it_is_lone_and_the_next_thing_told_is_how_it_went(
+        self, bench: Bench
+    ) -> None:
+        bench.ok(Create, "a", 2 * BLOCK)
+        for fill in range(40):
+            bench.ok(Write, "a", 0, block(fill), lone=True)
+            bench.submit(Read, "a", 0, BLOCK)
+            bench.submit(Write, "a", BLOCK, block(fill), bulk=True)
+            bench.submit(Write, "a", BLOCK, block(fill), lone=fill % 2 == 0)
+            bench.harness.run_until_idle()
+        bench.one(Write, "missing", 0, block(1), lone=True)
+        told, lone = bench.harness.told, 0
+        for before, after in pairwise(told):
+            if isinstance(before, Presumed):
+                assert before.event.error is None
+                assert isinstance(after, WriteDone)
+                assert after.op == before.event.op
+                lone += 1
+        assert 10 <= lone <= 61, "it is presumed of lone writes, of some of them at least"
+
+    def test_data_of_a_write_that_is_presumed_done_may_be_reused(self, bench: Bench) -> None:
+        bench.ok(Create, "a", BLOCK)
+        for fill in range(1, 30):
+            data = bytearray(block(fill))
+            bench.harness.on_presumed = lambda data=data: data.__setitem__(slice(None), block(0))
+            bench.ok(Write, "a", 0, data, lone=True)
+            assert bench.read("a") == block(fill)
 
     def test_everything_submitted_completes_exactly_once(self, bench: Bench) -> None:
         bench.ok(Create, "a", 64 * BLOCK)

@@ -7,12 +7,12 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.disk_conformance import BLOCK, Bench, Completion, DiskConformance, block
+from tests.disk_conformance import BLOCK, Bench, Completion, DiskConformance, Presumed, block
 from unimeter.core.effects import Create, Delete, Read, Write
 from unimeter.core.inputs import DiskError, FileInfo, ReadDone, WriteDone
 from unimeter.io.real import disk
@@ -30,14 +30,21 @@ class RealHarness:
         self.loop = asyncio.new_event_loop()
         self.disk: RealDisk | None = None
         self.done: list[Completion] = []
+        self.told: list[Completion | Presumed] = []
+        self.on_presumed: Callable[[], None] = lambda: None
 
     def make_disk(self) -> RealDisk:
         self.disk = RealDisk(self.directory, self.loop, direct=self.direct)
-        self.disk.start(self._completed)
+        self.disk.start(self._completed, self._presume)
         return self.disk
+
+    def _presume(self, event: WriteDone) -> None:
+        self.told.append(Presumed(event))
+        self.on_presumed()
 
     def _completed(self, completion: Completion) -> None:
         self.done.append(completion)
+        self.told.append(completion)
         self.loop.stop()
 
     def run_until_idle(self) -> list[Completion]:

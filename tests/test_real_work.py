@@ -31,7 +31,7 @@ class Desk:
         self.done: list[Completion] = []
         self._awaited = 0
         self.disk = RealDisk(directory, self.loop)
-        self.disk.start(self._told)
+        self.disk.start(self._told, lambda _event: None)
 
     def _told(self, completion: Completion) -> None:
         self.done.append(completion)

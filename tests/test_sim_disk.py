@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from tests.disk_conformance import BLOCK, Completion, DiskConformance, block
+from tests.disk_conformance import BLOCK, Completion, DiskConformance, Presumed, block
 from unimeter.core.effects import Create, Read, Write
 from unimeter.core.inputs import DiskError, ReadDone, WriteDone
 from unimeter.io.interface import Disk
@@ -20,11 +22,21 @@ class SimHarness:
         self.world = World(Trace())
         self.disk = SimDisk(self.world, Prng(seed, "disk"))
         self.done: list[Completion] = []
+        self.told: list[Completion | Presumed] = []
+        self.on_presumed: Callable[[], None] = lambda: None
 
     def make_disk(self) -> Disk:
         port = self.disk.port(lambda call, *args: call(*args))
-        port.start(self.done.append)
+        port.start(self._completed, self._presume)
         return port
+
+    def _completed(self, completion: Completion) -> None:
+        self.done.append(completion)
+        self.told.append(completion)
+
+    def _presume(self, event: WriteDone) -> None:
+        self.told.append(Presumed(event))
+        self.on_presumed()
 
     def run_until_idle(self) -> list[Completion]:
         self.world.run(self.world.now_ns + SECOND)

@@ -92,7 +92,7 @@ SYSIO = Extension(
     "csrc/sysio",
     ("um_sysio.h",),
     ("-pthread",),
-    long_calls=("um_sys_open", "um_sys_close", "um_sys_do_now", "um_sys_probe_write"),
+    long_calls=("um_sys_open", "um_sys_close", "um_sys_write_begin", "um_sys_write_end", "um_sys_probe_write"),
 )
 LOAD = Extension("unimeter.commands._load", "csrc/bench", ("um_load.h",))
 

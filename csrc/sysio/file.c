@@ -76,6 +76,7 @@ static void um__forget(um__files *f) {
 }
 
 void um__files_close(um__files *f) {
+    um__begun_close(f);
     um__forget(f);
     if (f->stage) munmap(f->stage, UM__STAGE_BYTES);
     f->stage = NULL;
@@ -91,7 +92,7 @@ static void um__adopt(um__files *f, const um__handle *h, uint64_t offset) {
  * another file since (deleted or made anew by any lane): then all are opened again.
  * The size is asked for once, here, not before each write: asking makes Linux (6.13 on) give the next write a
  * time stamp of its own, which costs a metadata update and doubled the time of a synced write when measured. */
-static int um__open(um__files *f, const char *name, int writable, uint64_t offset, um__handle **out) {
+int um__open(um__files *f, const char *name, int writable, uint64_t offset, um__handle **out) {
     uint64_t changed = atomic_load(&f->root->changed);
     if (changed != f->changed) {
         um__forget(f);
@@ -175,9 +176,14 @@ static int um__pwrite_lane(um__files *f, int fd, const uint8_t *data, uint64_t l
                                         : um__pwrite_all(fd, data, length, offset, done));
 }
 
+uint8_t *um__stage(um__files *f) {
+    if (!f->stage) f->stage = um__map(UM__STAGE_BYTES);
+    return f->stage;
+}
+
 /* O_DIRECT needs aligned memory: anything else is copied, piece by piece. */
 static int um__pwrite_staged(um__files *f, int fd, const uint8_t *data, uint64_t length, uint64_t offset, uint64_t zeros, uint64_t *done) {
-    if (!f->stage && !(f->stage = um__map(UM__STAGE_BYTES))) return ENOMEM;
+    if (!um__stage(f)) return ENOMEM;
     while (length) {
         uint64_t piece = length < UM__STAGE_BYTES ? length : UM__STAGE_BYTES;
         memcpy(f->stage, data, piece);
@@ -200,6 +206,10 @@ static um__outcome um__write(um__files *f, const char *name, uint64_t offset, co
     int aligned = (uintptr_t)data % UM_SYS_BLOCK_BYTES == 0;
     error = aligned || !f->root->direct ? um__pwrite_lane(f, h->fd, data, length, offset, zeros, &done)
                                         : um__pwrite_staged(f, h->fd, data, length, offset, zeros, &done);
+    return um__write_over(f, h, offset, length, done, error);
+}
+
+um__outcome um__write_over(um__files *f, um__handle *h, uint64_t offset, uint64_t length, uint64_t done, int error) {
     if (!error) {
         if (offset + length > h->size) h->size = offset + length;
         if (f->lane == UM_SYS_LANE_JOURNAL) atomic_fetch_add(&f->root->ahead.journal_bytes, length);

@@ -66,6 +66,8 @@ struct um_sys_disk {
     um__root root;
     int eventfd;
     _Atomic int signalled, stopping;
+    um__begun own; /* the caller's write, in place of the journal lane's thread */
+    uint64_t own_op, own_began_ns;
     um__lane lanes[UM_SYS_LANES];
 };
 
@@ -113,12 +115,15 @@ static void um__touch(uint8_t *memory, uint64_t bytes) {
     }
 }
 
+/* The bulk lane has zeros to write since then. */
+static void um__wake_for_zeros(um_sys_disk *disk, uint32_t version_before) {
+    if (atomic_load(&disk->root.ahead.version) != version_before) um__wake(&disk->lanes[UM_SYS_LANE_BULK]);
+}
+
 static um__outcome um__do(um__lane *lane, uint32_t kind, const char *name, uint64_t offset, void *data, uint64_t length) {
-    um__lane *bulk = &lane->disk->lanes[UM_SYS_LANE_BULK];
-    _Atomic uint32_t *version = &lane->disk->root.ahead.version;
-    uint32_t before = atomic_load(version);
+    uint32_t before = atomic_load(&lane->disk->root.ahead.version);
     um__outcome how = um__file_do(&lane->files, kind, name, offset, data, length);
-    if (lane != bulk && atomic_load(version) != before) um__wake(bulk); /* it has zeros to write */
+    if (lane->number != UM_SYS_LANE_BULK) um__wake_for_zeros(lane->disk, before);
     return how;
 }
 
@@ -255,18 +260,23 @@ int um_sys_touch(um_sys_disk *disk, uint64_t op, uint64_t address, uint64_t byte
 
 /* An idle lane's files are the caller's: its thread touches them only between seeing a submission (which the caller
  * makes) and publishing the completion (which the caller has seen). */
-int um_sys_do_now(um_sys_disk *disk, uint32_t lane_number, uint32_t kind, uint64_t op, const char *file, uint64_t offset,
-                  void *data, uint64_t length, um_sys_done *done) {
-    um__lane *lane = &disk->lanes[lane_number];
+int um_sys_write_begin(um_sys_disk *disk, uint64_t op, const char *file, uint64_t offset, void *data, uint64_t length) {
+    um__lane *lane = &disk->lanes[UM_SYS_LANE_JOURNAL];
     uint32_t submitted = atomic_load_explicit(&lane->submitted, memory_order_relaxed);
-    if (lane->drained != submitted) return 0;
-    char name[UM_SYS_NAME_BYTES_MAX + 1];
-    strncpy(name, file, sizeof name - 1);
-    name[sizeof name - 1] = 0;
-    uint64_t began_ns = um__now_ns();
-    um__outcome how = um__do(lane, kind, name, offset, data, length);
-    *done = (um_sys_done){op, how.bytes, um__now_ns() - began_ns, lane_number, kind, how.status, how.error};
+    if (lane->drained != submitted || length > UM_SYS_OWN_BYTES_MAX) return 0;
+    disk->own_op = op;
+    disk->own_began_ns = um__now_ns();
+    uint32_t before = atomic_load(&disk->root.ahead.version);
+    um__begin(&lane->files, &disk->own, file, offset, data, length);
+    um__wake_for_zeros(disk, before);
     return 1;
+}
+
+void um_sys_write_end(um_sys_disk *disk, um_sys_done *done) {
+    uint32_t before = atomic_load(&disk->root.ahead.version);
+    um__outcome how = um__end(&disk->lanes[UM_SYS_LANE_JOURNAL].files, &disk->own);
+    um__wake_for_zeros(disk, before);
+    *done = (um_sys_done){disk->own_op, how.bytes, um__now_ns() - disk->own_began_ns, UM_SYS_LANE_JOURNAL, UM_SYS_WRITE, how.status, how.error};
 }
 
 uint32_t um_sys_drain(um_sys_disk *disk, um_sys_done *out, uint32_t max) {

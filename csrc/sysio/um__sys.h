@@ -1,7 +1,7 @@
 /* um__sys.h - what the files of sysio share (internal).
  *
  * file.c knows files and no threads, lane.c knows threads and no files; they meet in um__files. ahead.c is what the lanes
- * have to agree on.
+ * have to agree on, begun.c a write in two halves.
  */
 #ifndef UM__SYS_H
 #define UM__SYS_H
@@ -63,6 +63,8 @@ typedef struct {
     um__handle handles[UM__HANDLES];
     uint64_t clock, changed;
     uint8_t *stage;                         /* UM__STAGE_BYTES, mapped when first needed */
+    uint64_t aio;                           /* begun.c: the kernel's context; 0: none yet */
+    int no_aio;                             /* and there will be none */
 } um__files;
 
 typedef struct {
@@ -71,9 +73,29 @@ typedef struct {
     uint64_t bytes;
 } um__outcome;
 
+/* begun.c: a write between its two halves. */
+typedef struct {
+    char name[UM_SYS_NAME_BYTES_MAX + 1];
+    uint64_t offset, length;
+    uint8_t *data;                          /* the lane's stage */
+    um__handle *handle;
+    int flying;                             /* the disk has it; otherwise all is left to the second half */
+} um__begun;
+
 void um__files_init(um__files *f, um__root *root, uint32_t lane);
 void um__files_close(um__files *f);
 um__outcome um__file_do(um__files *f, uint32_t kind, const char *name, uint64_t offset, void *data, uint64_t length);
+
+/* An open file, to be used at `offset`: 0 or an errno. */
+int um__open(um__files *f, const char *name, int writable, uint64_t offset, um__handle **out);
+uint8_t *um__stage(um__files *f);           /* NULL when there is no memory */
+/* What became of a write to an open file: `error`, 0 or an errno, stopped it after `done` bytes. */
+um__outcome um__write_over(um__files *f, um__handle *h, uint64_t offset, uint64_t length, uint64_t done, int error);
+
+/* What fails in the first half is told by the second. */
+void um__begin(um__files *f, um__begun *b, const char *name, uint64_t offset, const void *data, uint64_t length);
+um__outcome um__end(um__files *f, um__begun *b);
+void um__begun_close(um__files *f);
 
 /* 0 or -errno. */
 int um__root_open(um__root *root, const char *directory, uint32_t flags);

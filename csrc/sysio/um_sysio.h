@@ -10,7 +10,7 @@
  * carries nothing but journal writes, so that creating the next segment or answering a query from the
  * archive never stands in front of a commit; reads have a lane of their own for the same reason. The work lane does no
  * files: it calls functions, for work that would keep the event loop from its sockets. The memory lane makes pages.
- * The caller's thread never blocks: it writes a slot, and wakes the lane only if it sleeps. (um_sys_do_now is for the
+ * The caller's thread never blocks: it writes a slot, and wakes the lane only if it sleeps. (um_sys_write_begin is for the
  * caller that would rather block than have two threads woken.)
  *
  * Promises. Every accepted operation completes exactly once. Done means durable: content, length and
@@ -30,6 +30,8 @@
 #define UM_SYS_BLOCK_BYTES 4096       /* unit of every offset and length written */
 #define UM_SYS_NAME_BYTES_MAX 119     /* a file's name, relative to the directory */
 #define UM_SYS_DEPTH 256              /* operations of one lane under way; further ones are refused */
+
+#define UM_SYS_OWN_BYTES_MAX 65536    /* um_sys_write_begin */
 
 #define UM_SYS_LANE_JOURNAL 0
 #define UM_SYS_LANE_BULK 1
@@ -70,10 +72,13 @@ int um_sys_eventfd(um_sys_disk *disk);
 int um_sys_is_direct(um_sys_disk *disk);
 /* 1: accepted; 0: the lane is full, drain first. `file` is copied. */
 int um_sys_submit(um_sys_disk *disk, uint32_t lane, uint32_t kind, uint64_t op, const char *file, uint64_t offset, void *data, uint64_t length);
-/* Do one operation here and now, in the caller's thread, which blocks: for a caller that has nothing better to do, this
- * saves waking two threads. Only on a lane that is idle, with nothing of it left to drain: 1, and *done says how it went;
- * otherwise 0, and nothing was done. */
-int um_sys_do_now(um_sys_disk *disk, uint32_t lane, uint32_t kind, uint64_t op, const char *file, uint64_t offset, void *data, uint64_t length, um_sys_done *done);
+/* Begin a journal write in the caller's thread, which has nothing better to do than to wait for it: this saves waking two threads. Only
+ * when nothing of the journal lane is under way or left to drain, and up to UM_SYS_OWN_BYTES_MAX: 1, and um_sys_write_end must be called
+ * before anything else of that lane; otherwise 0, and nothing was done. The disk works from here on if it can (begun.c), else when the
+ * end is asked for. `file` and `data` are copied. */
+int um_sys_write_begin(um_sys_disk *disk, uint64_t op, const char *file, uint64_t offset, void *data, uint64_t length);
+/* Wait for it, in the caller's thread. taken_ns: from begin to here. */
+void um_sys_write_end(um_sys_disk *disk, um_sys_done *done);
 /* Completions so far, at most `max`; in order within a lane. */
 uint32_t um_sys_drain(um_sys_disk *disk, um_sys_done *out, uint32_t max);
 /* Synchronous, for benchmarks: `count` aligned synced writes of `bytes` each, one after another into a

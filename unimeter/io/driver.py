@@ -7,16 +7,18 @@ from __future__ import annotations
 from typing import Final
 
 from unimeter.config import NodeConfig
-from unimeter.core.effects import Apply, Close, Dial, Halt, Send, Touch
+from unimeter.core.effects import Apply, Close, Dial, Effect, Halt, Send, Touch
 from unimeter.core.inputs import (
     ApplyDone,
     Booted,
     DialFailed,
+    DiskError,
     FramesArrived,
     Input,
     LinkClosed,
     LinkEnded,
     LinkOpened,
+    Now,
     ReadDone,
     StopRequested,
     TimePassed,
@@ -54,12 +56,13 @@ class Driver:
         self._framers: dict[int, Framer] = {}
         self._pending_bytes = 0  # in all framers
         self._scheduled_ns = NEVER_NS
+        self._presumed: list[Effect] | None = None  # what follows from a write that is under way, once it is done
 
     # ---- what the world reports ----
 
     def boot(self) -> None:
         """Start the node on what the disk holds."""
-        self._disk.start(self.completed)
+        self._disk.start(self.completed, self.presume)
         self._step(Booted(self._disk.files()))
 
     def link_opened(self, link: int, peer: str, inner: bool = False, dialled: int = 0) -> None:
@@ -105,8 +108,21 @@ class Driver:
         self._pending_bytes -= framer.counted_bytes
         return True
 
+    def presume(self, event: WriteDone) -> None:
+        """Have the node do what it will do when this write is done: it works while the disk does. The world sees nothing of it
+        before `completed` says so, which comes next."""
+        assert self._presumed is None and event.error is None, "one write is presumed at a time, and to go well"
+        if not self.node.halted:
+            self._presumed = self.node.step(self._clock.now(), event)
+
     def completed(self, event: WriteDone | ReadDone | ApplyDone) -> None:
-        self._step(event)
+        presumed, self._presumed = self._presumed, None
+        if presumed is None:
+            self._step(event)
+        elif isinstance(event, WriteDone) and event.error is None:
+            self._perform(self._clock.now(), presumed)
+        else:  # the node knows things that are not so: nothing of that got out, and nothing will
+            self._step(WriteDone(event.op, DiskError.FAILED))
 
     def stop(self) -> None:
         """Drain and stop."""
@@ -123,8 +139,11 @@ class Driver:
         if node.halted:
             return
         now = self._clock.now()
+        self._perform(now, node.step(now, event))
+
+    def _perform(self, now: Now, effects: list[Effect]) -> None:
         closing: list[int] = []
-        for effect in node.step(now, event):
+        for effect in effects:
             if isinstance(effect, Send):
                 self._network.send(effect.link, effect.data)
             elif isinstance(effect, Apply):

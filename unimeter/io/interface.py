@@ -38,7 +38,12 @@ class Disk(Protocol):
     """One data directory. Every submitted operation completes exactly once through `on_done`, unless the
     process dies."""
 
-    def start(self, on_done: Callable[[WriteDone | ReadDone | ApplyDone], None]) -> None: ...
+    def start(
+        self, on_done: Callable[[WriteDone | ReadDone | ApplyDone], None], presume: Callable[[WriteDone], None]
+    ) -> None:
+        """`presume`: a lone write is on its way, and nothing else is done in this thread until `on_done` says how it went: what follows
+        if it goes well may be worked out meanwhile. What the disk needs of the write's data it has copied before."""
+
     def files(self) -> tuple[FileInfo, ...]:
         """All files below the data directory, sorted by name; called once, at boot."""
 

@@ -64,7 +64,10 @@ class _Mute:
     def __init__(self, port: DiskPort) -> None:
         self.port = port
 
-    def complete(self, _: object) -> None:
+    def presume(self, _: object) -> None:
+        return None
+
+    def complete(self, *_: object) -> None:
         return None
 
 

@@ -5,6 +5,8 @@
 - Writes of one lane are done in order, the journal lane waits for nobody; everything else overlaps freely.
 - When the process dies, what was submitted and not done may have happened, in part or not at all: after a kill
   each lane's writes up to some point, the last one cut at a sector; after a power cut any sectors of any of them.
+- Half of the lone writes keep the process's thread, as the real disk's do: the node presumes that they go well while they have not been
+  done, and some of them then are not. (All of it in the moment when the write is done: nothing else happens in that thread meanwhile.)
 - A failed sync leaves the written range in an unknown mixture; the same holds for what a read sees of a write
   that is still in flight.
 - Rot and misdirected writes change durable bytes behind everybody's back. The newest journal write is spared, and
@@ -17,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import Final, Protocol
 from zlib import crc32
 
 from unimeter.config import BLOCK_BYTES
@@ -55,6 +57,17 @@ class Pending:
     misdirected: bool = False
     checksum: int = 0  # of a write's data when it was submitted
     due_ns: int = 0
+    presumed: bool = False
+
+
+class Onlooker(Protocol):
+    """Whoever tells others what a process does."""
+
+    def presumes(self) -> None:
+        """The next step is of something that has not happened yet."""
+
+    def presumed(self, came_true: bool) -> None:
+        """It has, and the effects of that step follow; or it never will, and nobody hears of them."""
 
 
 @dataclass
@@ -86,11 +99,16 @@ class SimDisk:
     refusals: int = 0  # operations that found NO_SPACE
     sees_all: bool = False  # reads see all of the writes in flight (for a canary)
     bytes_written: int = 0
+    presumed: int = 0  # writes that a node took for done before they were
+    presumed_wrongly: int = 0
     _lane_free_ns: dict[bool, int] = field(default_factory=dict)
 
-    def port(self, enter: Callable[..., None]) -> DiskPort:
+    def __post_init__(self) -> None:
+        self._presume_luck = self.prng.stream("presume")
+
+    def port(self, enter: Callable[..., None], onlooker: Onlooker | None = None) -> DiskPort:
         """The `Disk` of a new process."""
-        return DiskPort(self, enter)
+        return DiskPort(self, enter, onlooker)
 
     def submit(self, port: DiskPort, effect: Operation) -> None:
         check_name(effect.file)
@@ -137,11 +155,17 @@ class SimDisk:
         if pending not in self.pending:
             return  # its process died before
         effect = pending.effect
+        if isinstance(effect, Write) and effect.lone and self._presume_luck.chance(0.5):
+            effect.data = bytes(effect.data)
+            pending.presumed = True
+            pending.port.presume(WriteDone(effect.op))
         completion = self._read(pending, effect) if isinstance(effect, Read) else self._change(pending, effect)
         self.pending.remove(pending)
         error = completion.error
         self.world.note(f"disk done op={effect.op}{'' if error is None else ' ' + error.name}")
-        pending.port.complete(completion)
+        self.presumed += pending.presumed
+        self.presumed_wrongly += pending.presumed and error is not None
+        pending.port.complete(completion, pending.presumed)
 
     def _change(self, pending: Pending, effect: Write | Create | Delete) -> WriteDone:
         if pending.verdict is DiskError.FAILED:
@@ -308,13 +332,15 @@ def check_name(name: str) -> None:
 class DiskPort:
     """The `Disk` of one process."""
 
-    def __init__(self, disk: SimDisk, enter: Callable[..., None]) -> None:
+    def __init__(self, disk: SimDisk, enter: Callable[..., None], onlooker: Onlooker | None) -> None:
         self._disk = disk
         self._enter = enter
+        self._onlooker = onlooker
         self._on_done: Callable[[Completion], None] | None = None
+        self._presume: Callable[[WriteDone], None] | None = None
 
-    def start(self, on_done: Callable[[Completion], None]) -> None:
-        self._on_done = on_done
+    def start(self, on_done: Callable[[Completion], None], presume: Callable[[WriteDone], None]) -> None:
+        self._on_done, self._presume = on_done, presume
 
     def files(self) -> tuple[FileInfo, ...]:
         return tuple(FileInfo(name, len(file.actual)) for name, file in sorted(self._disk.image.files.items()))
@@ -322,6 +348,20 @@ class DiskPort:
     def submit(self, effect: Operation) -> None:
         self._disk.submit(self, effect)
 
-    def complete(self, completion: Completion) -> None:
+    def presume(self, event: WriteDone) -> None:
+        self._enter(self._tell_presumed, event)
+
+    def complete(self, completion: Completion, presumed: bool = False) -> None:
+        self._enter(self._tell, completion, presumed)
+
+    def _tell_presumed(self, event: WriteDone) -> None:
+        assert self._presume is not None, "an operation was submitted before start"
+        if self._onlooker is not None:
+            self._onlooker.presumes()
+        self._presume(event)
+
+    def _tell(self, completion: Completion, presumed: bool) -> None:
         assert self._on_done is not None, "an operation was submitted before start"
-        self._enter(self._on_done, completion)
+        if presumed and self._onlooker is not None:
+            self._onlooker.presumed(completion.error is None)
+        self._on_done(completion)

@@ -66,9 +66,22 @@ class Shuffled:
         self._prng = prng
         self.halted: bool = node.halted  # these two are asked for at every step, where __getattr__ is slow
         self.deadline_ns: int = node.deadline_ns
+        self._presuming = False  # the next step is of something that has not happened yet
+        self._told: tuple[Input, list[Effect]] | None = None  # to those who look on, if that comes true
+        self._believable = True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._node, name)
+
+    def presumes(self) -> None:
+        self._presuming = True
+
+    def presumed(self, came_true: bool) -> None:
+        told, self._told = self._told, None
+        if not came_true:
+            self._believable = False  # what it goes on with is not so; it ends without having told anybody
+        elif told is not None:
+            self._host.watcher.stepped(self._host, *told)
 
     def step(self, now: Now, event: Input) -> list[Effect]:
         node, host = self._node, self._host
@@ -76,7 +89,10 @@ class Shuffled:
         self.halted, self.deadline_ns = node.halted, node.deadline_ns
         if len(effects) > 1:
             effects = shuffled(effects, self._prng)
-        host.watcher.stepped(host, event, effects)
+        if self._presuming:
+            self._presuming, self._told = False, (event, effects)
+        elif self._believable:
+            host.watcher.stepped(host, event, effects)
         return effects
 
 
@@ -236,10 +252,11 @@ class Incarnation:
         self._luck = prng.stream("work")
         self.clock = ProcessClock(host.world, host.wall, prng.stream("clock"), self.enter)
         self.node = host.make_node(setup)
+        seen = Shuffled(host, self.node, prng.stream("shuffle"))
         self.driver = Driver(
-            Shuffled(host, self.node, prng.stream("shuffle")),
+            seen,
             self.clock,
-            host.disk.port(self.enter),
+            host.disk.port(self.enter, seen),
             self,
             self,
             setup.kernels,

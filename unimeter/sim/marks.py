@@ -51,7 +51,7 @@ ALL_MARKS: Final = (
     *COUNTERS.values(), *(f"verdict {name}" for name in VERDICTS[1:]), *SESSION_VERDICTS.values(), "segment rolled over",
     "recovered from a checkpoint", "recovered by replay", "torn tail cut off", "killed while starting",
     "killed with a journal write in flight", "killed with a checkpoint in flight", "put off: starting", "put off: overloaded",
-    "put off: disk_full", "request given up", "damage seen by a read",
+    "put off: disk_full", "request given up", "damage seen by a read", "presumed durable", "presumed durable, and was not",
 )  # fmt: skip
 
 
@@ -100,6 +100,8 @@ def situations(run: Run) -> dict[str, int]:
         mark_process(run, host)
         _add(run, "segment rolled over", sum(name.startswith("journal/") for name in host.disk.image.files) - 2)
         _add(run, "damage seen by a read", host.disk.tainted_reads)
+        _add(run, "presumed durable", host.disk.presumed)
+        _add(run, "presumed durable, and was not", host.disk.presumed_wrongly)
     if run.cast.operator is not None:
         for op, times in run.cast.operator.done.items():
             _add(run, f"operator: {op}", times)

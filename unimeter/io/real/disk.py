@@ -58,7 +58,8 @@ LONE_PAUSE_WRITES: Final = 64  # ... leaves so many to the lane: until so many i
 _LANE_JOURNAL: Final[int] = lib.UM_SYS_LANE_JOURNAL
 _WRITE: Final[int] = lib.UM_SYS_WRITE
 _from_buffer: Final = ffi.from_buffer
-_do_now: Final = lib.um_sys_do_now
+_write_begin: Final = lib.um_sys_write_begin
+_write_end: Final = lib.um_sys_write_end
 _OK: Final[int] = lib.UM_SYS_OK
 _DONE: Final = Struct("=QQQIIIi")  # um_sys_done
 assert _DONE.size == ffi.sizeof("um_sys_done")
@@ -175,6 +176,7 @@ class RealDisk:
         self._journal_writes = 0  # under way
         self._pause_writes = 0  # so many journal writes are the lane's, because the disk was slow
         self._on_done: Callable[[WriteDone | ReadDone | ApplyDone], None] | None = None
+        self._presume: Callable[[WriteDone], None] = lambda _event: None
         self.around: Callable[[Callable[[], None]], None] = lambda callback: callback()
         self._flush: Callable[[], None] = lambda: None
         self._pending: dict[int, tuple[Write | Create | Delete | Read, Any]] = {}  # op -> effect, its memory
@@ -189,8 +191,10 @@ class RealDisk:
         """What completions have to say is sent together, and before the loop's thread waits for a write what was to be sent has left."""
         self.around, self._flush = network.together, network.flush
 
-    def start(self, on_done: Callable[[WriteDone | ReadDone | ApplyDone], None]) -> None:
-        self._on_done = on_done
+    def start(
+        self, on_done: Callable[[WriteDone | ReadDone | ApplyDone], None], presume: Callable[[WriteDone], None]
+    ) -> None:
+        self._on_done, self._presume = on_done, presume
         self._loop.add_reader(lib.um_sys_eventfd(self._disk), lambda: self.around(self._drain))
 
     def files(self) -> tuple[FileInfo, ...]:
@@ -275,17 +279,19 @@ class RealDisk:
         effect, self._lone = self._lone, None
         assert self._on_done is not None and effect is not None
         del self._pending[effect.op]
-        name, done = encoded_name(effect.file), self._done_now
+        done = WriteDone(effect.op)
         memory: Any = _from_buffer(effect.data)
-        idle = _do_now(
-            self._disk, _LANE_JOURNAL, _WRITE, effect.op, name, effect.offset, memory,
-            len(effect.data), done,
-        )  # fmt: skip
-        assert idle, "no journal write is under way"
+        begun = _write_begin(self._disk, effect.op, encoded_name(effect.file), effect.offset, memory, len(effect.data))
+        assert begun, "no journal write is under way, and a lone one is short"
         memory = None
+        try:
+            self._presume(done)
+        finally:
+            _write_end(self._disk, self._done_now)
         self.figures.lone_writes += 1
         answer: tuple[int, ...] = _DONE.unpack_from(self._done_now_view)
-        self._on_done(WriteDone(effect.op, self._account(effect, answer)))
+        error = self._account(effect, answer)
+        self._on_done(done if error is None else WriteDone(effect.op, error))
 
     def close(self) -> None:
         """Finish what was submitted, without telling anybody, and give the directory back."""
