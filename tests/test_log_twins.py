@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from tests.test_twins import examples, roomy
 from tests.twin_strategies import BASE, HOUR, I64_MAX, Event, Request, v2_batch, v2_frame
 from tests.twins import NATIVE, REFERENCE, Twins, both, same
+from unimeter.config import BLOCK_BYTES
 from unimeter.kernels import layout as lay
 from unimeter.kernels.api import QuerySpec
+from unimeter.kernels.native._um import ffi
 
 GROUP = 3
 RECORD = lay.UM_RECORD_ENTRIES
@@ -193,6 +195,17 @@ def test_records_are_built_anywhere_with_zeroes_behind_them(
     assert (made is None) == (spare < 0)
     if made is not None:
         assert same([[bytes(e) for e in k.record_entries(made[1])] for k in kernels]) == entries
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 200_000])
+def test_memory_for_the_disk_is_zeroed_and_the_nodes_begins_on_a_block(size: int) -> None:
+    for kernels in both():
+        memory = kernels.block_memory(size, BLOCK_BYTES)
+        assert memory == bytes(size)
+        memory[:] = b"x" * size
+        assert kernels.block_memory(size, BLOCK_BYTES) == bytes(size), "each has its own"
+    address = int(ffi.cast("uintptr_t", ffi.from_buffer(both()[NATIVE].block_memory(size, BLOCK_BYTES))))
+    assert address % BLOCK_BYTES == 0
 
 
 @given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**32 - 1), st.binary(max_size=200))

@@ -81,7 +81,7 @@ class _Chunks:
     def __init__(self, kernels: Kernels, file: str, chunk_bytes: int) -> None:
         self._kernels = kernels
         self._file = file
-        self._memory = memoryview(bytearray(block_ceil(chunk_bytes)))
+        self._memory = kernels.block_memory(block_ceil(chunk_bytes), BLOCK_BYTES)
         self._size = chunk_bytes
         self._used = _CHUNK.size
         self.number = 0  # of chunks taken

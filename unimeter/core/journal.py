@@ -121,7 +121,7 @@ class Journal:
         self.next_segment_ready = False
         self.records_written = 0
         self.bytes_written = 0
-        self._staging = memoryview(bytearray(2 * BLOCK_BYTES + RECORD_HEADER_BYTES))
+        self._staging = kernels.block_memory(2 * BLOCK_BYTES + RECORD_HEADER_BYTES, BLOCK_BYTES)
         self._staging[: len(tail)] = tail
         self._tail_at, self._tail_bytes = 0, len(tail)  # where in it the newest block stands, as far as it is written
 
@@ -164,7 +164,7 @@ class Journal:
         """Staging of so many bytes at least, which begins with what the newest block holds already."""
         old, at, size = self._staging, self._tail_at, self._tail_bytes
         if len(old) < need_bytes:
-            self._staging = memoryview(bytearray(2 * need_bytes))
+            self._staging = self._kernels.block_memory(2 * need_bytes, BLOCK_BYTES)
         elif at == 0:
             return
         self._staging[:size] = old[at : at + size]

@@ -394,6 +394,10 @@ class Kernels(Protocol):
         """An entry without batches (any kind but UM_ENTRY_BATCHES); first_seq is at least 1 for every kind."""
 
     def entry_verify(self, entry: Bytes) -> bool: ...
+    def block_memory(self, size: int, block_bytes: int) -> memoryview:
+        """Zeroed memory of so many bytes for what goes to the disk in blocks. Where it can, it begins on a block's boundary: then the disk
+        takes it as it is, and otherwise a copy."""
+
     def record(
         self,
         out: memoryview,

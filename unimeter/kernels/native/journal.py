@@ -71,6 +71,14 @@ def entry_verify(entry: Bytes) -> bool:
     return bool(_um_entry_verify(lent(entry), len(entry)))
 
 
+def block_memory(size: int, block_bytes: int) -> memoryview:
+    whole = bytearray(size + block_bytes)
+    place: Any = ffi.from_buffer(whole)
+    lead = -int(ffi.cast("uintptr_t", place)) % block_bytes
+    place = None
+    return memoryview(whole)[lead : lead + size]
+
+
 def record(
     out: memoryview,
     entries: Sequence[Bytes],

@@ -29,6 +29,9 @@ class NativeKernels:
 
     name = "native"
 
+    def block_memory(self, size: int, block_bytes: int) -> memoryview:
+        return journal.block_memory(size, block_bytes)
+
     def crc32c(self, data: Bytes, crc: int = 0) -> int:
         return journal.crc32c(data, crc)
 

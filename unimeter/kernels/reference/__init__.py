@@ -35,6 +35,9 @@ class ReferenceKernels:
 
     name = "reference"
 
+    def block_memory(self, size: int, _block_bytes: int) -> memoryview:
+        return memoryview(bytearray(size))
+
     def crc32c(self, data: Bytes, crc: int = 0) -> int:
         return checksum.crc32c(data, crc)
 
