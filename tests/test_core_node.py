@@ -10,6 +10,7 @@ import pytest
 from tests.harness import JAN_1, Bench, v1, v1_event, v1_ingest, v1_metric, v1_usage
 from unimeter.config import BLOCK_BYTES
 from unimeter.core import checkpoint
+from unimeter.core.effects import Write
 from unimeter.core.inputs import StopRequested
 from unimeter.kernels import protocol as wire
 
@@ -261,6 +262,28 @@ def fill(bench: Bench) -> Bench:
         pytest.fail("the disk never filled")
     assert usage(bench, 7)[2] == count
     return bench
+
+
+def test_a_write_is_lone_when_requests_have_come_by_one_connection_for_a_while(bench: Bench) -> None:
+    bench.link(2)
+
+    def lone(link: int) -> bool:
+        bench.feed(link, v1_ingest(v1_event("calls", 7, 1, next(times))))
+        bench.turn()
+        (write,) = bench.pending
+        assert isinstance(write, Write)
+        bench.disk()
+        return write.lone
+
+    times = iter(range(JAN_1, JAN_1 + 100))
+    need = bench.config.lone_arrivals
+    assert not lone(2)
+    assert [lone(1) for _ in range(need + 2)] == [False] * need + [True] * 2
+    assert [lone(1 + n % 2) for n in range(4)] == [True, False, False, False], "two by turns"
+    assert [lone(1) for _ in range(need + 1)][-1]
+    bench.feed(1, v1_ingest(*[v1_event("calls", 7, 1, next(times)) for _ in range(60)] * 6))
+    bench.turn()
+    assert [effect.lone for effect in bench.pending if isinstance(effect, Write)] == [False], "that is not short"
 
 
 def test_a_record_with_several_entries_is_read_once(bench: Bench) -> None:

@@ -16,6 +16,7 @@ from unimeter.io.driver import Driver
 from unimeter.kernels.api import Bytes
 
 LOADED = kernels.load()
+CONFIG = replace(SMALL, lone_arrivals=0)
 
 
 class Still:
@@ -75,7 +76,7 @@ class Kept(Still):
         self.asked: list[object] = []
         self.halts: list[str | None] = []
         self.turn: Callable[[], None] | None = None
-        self.driver = Driver(Node(SMALL, LOADED, LIMITS, seed=7), self, self, self, self, LOADED, SMALL)
+        self.driver = Driver(Node(CONFIG, LOADED, LIMITS, seed=7), self, self, self, self, LOADED, CONFIG)
         self.driver.boot()
         self.settle()
         self.driver.link_opened(1, "client")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -230,6 +232,30 @@ def test_lone_writes_are_the_lanes_from_a_slow_write_until_many_were_quick(
     assert at_once(1, slow=True) == 0, "it begins anew"
     assert at_once(disk.LONE_PAUSE_WRITES, slow=False) == 0
     assert at_once(3, slow=False) == 3
+
+
+def test_journal_writes_from_aligned_memory_need_no_thread_and_keep_their_order(
+    bench: Bench, harness: RealHarness
+) -> None:
+    """Where the disk can: the content, the order and the errors are the same where it can't."""
+    assert harness.disk is not None
+    prng = Random(7)
+    bench.ok(Create, "a", 64 * BLOCK)
+    bench.ok(Write, "a", 0, block(0, 64))
+    model = bytearray(64 * BLOCK)
+    for _ in range(200):
+        ops = []
+        for _ in range(prng.choice((1, 1, 1, 2, 5))):
+            at, count = prng.randrange(64), prng.choice((1, 2, 8))
+            memory = mmap.mmap(-1, count * BLOCK)
+            memory[:] = prng.randbytes(count * BLOCK)
+            model[at * BLOCK : (at + count) * BLOCK] = memory[:]
+            ops.append(bench.submit(Write, "a", at * BLOCK, memoryview(memory), lone=prng.random() < 0.2))
+        assert [(done.op, done.error) for done in harness.run_until_idle()] == [(op, None) for op in ops]
+        assert bench.read("a", 0, 128 * BLOCK) == model
+    assert bool(harness.disk.figures.told_writes) == harness.disk.figures.direct
+    missing = bench.one(Write, "missing", 0, memoryview(mmap.mmap(-1, BLOCK)))
+    assert missing == WriteDone(missing.op, DiskError.FAILED)
 
 
 def test_more_operations_than_the_ring_holds_wait_their_turn(bench: Bench, harness: RealHarness) -> None:

@@ -73,6 +73,7 @@ class NodeConfig:
     apply_aside_rows_max: int = 16_384  # ... and no more in one go, unless one entry has more
     apply_behind_rows_max: int = 16_384  # committed beyond that: taking in waits for applying
     ordered_rows_asked_max: int = 1024  # while somebody reads: async requests wait for their place behind so many rows
+    lone_arrivals: int = 8  # requests that come so often in a row by one connection are all that is waited for
     lockstep_bytes_min: int = 48 * KIB  # less is written about as fast as half of it
     lockstep_hold_ns: int = 1 * MS_NS  # so long a record waits for more at most
     links_max: int = 10_000

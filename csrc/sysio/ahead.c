@@ -98,18 +98,37 @@ static uint64_t um__reserved_behind(um__target *target, uint64_t offset, uint64_
     return past > end ? past - end : 0;
 }
 
+static int um__meets_piece(um__ahead *a, um__target *target, uint64_t offset, uint64_t end) {
+    return target && target == &a->targets[0] && offset < a->busy_end && a->busy_begin < end;
+}
+
+/* From here on it is others' to write, up to `end` and a margin. */
+static void um__announce(um__target *target, uint64_t end, uint64_t behind) {
+    const uint64_t past = end + (behind > UM__AHEAD_MARGIN_BYTES ? behind : UM__AHEAD_MARGIN_BYTES);
+    if (past > target->written) target->written = past;
+}
+
 uint64_t um__ahead_of(um__ahead *a, const char *name, uint64_t offset, uint64_t length) {
     if (!atomic_load(&a->version)) return 0; /* there never was a target */
     uint64_t end = offset + length, behind = 0;
     pthread_mutex_lock(&a->lock);
     um__target *target;
-    while ((target = um__find(a, name)) && target == &a->targets[0] && offset < a->busy_end && a->busy_begin < end)
-        pthread_cond_wait(&a->over, &a->lock);
+    while (um__meets_piece(a, target = um__find(a, name), offset, end)) pthread_cond_wait(&a->over, &a->lock);
     if (target && a->zeros) behind = um__reserved_behind(target, offset, end);
-    const uint64_t past = end + (behind > UM__AHEAD_MARGIN_BYTES ? behind : UM__AHEAD_MARGIN_BYTES);
-    if (target && past > target->written) target->written = past;
+    if (target) um__announce(target, end, behind);
     pthread_mutex_unlock(&a->lock);
     return behind;
+}
+
+int um__ahead_clear(um__ahead *a, const char *name, uint64_t offset, uint64_t length) {
+    if (!atomic_load(&a->version)) return 1;
+    uint64_t end = offset + length;
+    pthread_mutex_lock(&a->lock);
+    um__target *target = um__find(a, name);
+    int clear = !um__meets_piece(a, target, offset, end) && !(target && a->zeros && um__reserved_behind(target, offset, end));
+    if (clear && target) um__announce(target, end, 0);
+    pthread_mutex_unlock(&a->lock);
+    return clear;
 }
 
 /* Where the oldest target lacks zeros next, as busy_begin and busy_end. 0: there is none that lacks any. */

@@ -66,8 +66,9 @@ struct um_sys_disk {
     um__root root;
     int eventfd;
     _Atomic int signalled, stopping;
-    um__begun own; /* the caller's write, in place of the journal lane's thread */
+    um__begun own; /* a journal write that its lane's thread has nothing to do with */
     uint64_t own_op, own_began_ns;
+    int told; /* it is under way, and will be drained */
     um__lane lanes[UM_SYS_LANES];
 };
 
@@ -230,7 +231,7 @@ static int um__publish(um__lane *lane) {
 int um_sys_submit(um_sys_disk *disk, uint32_t lane_number, uint32_t kind, uint64_t op, const char *file, uint64_t offset,
                   void *data, uint64_t length) {
     um__lane *lane = &disk->lanes[lane_number];
-    um__slot *slot = um__free_slot(lane, kind, op);
+    um__slot *slot = lane_number == UM_SYS_LANE_JOURNAL && disk->told ? NULL : um__free_slot(lane, kind, op);
     if (!slot) return 0;
     slot->offset = offset;
     slot->data = data;
@@ -260,14 +261,25 @@ int um_sys_touch(um_sys_disk *disk, uint64_t op, uint64_t address, uint64_t byte
 
 /* An idle lane's files are the caller's: its thread touches them only between seeing a submission (which the caller
  * makes) and publishing the completion (which the caller has seen). */
-int um_sys_write_begin(um_sys_disk *disk, uint64_t op, const char *file, uint64_t offset, void *data, uint64_t length) {
+static int um__journal_is_idle(um_sys_disk *disk) {
     um__lane *lane = &disk->lanes[UM_SYS_LANE_JOURNAL];
-    uint32_t submitted = atomic_load_explicit(&lane->submitted, memory_order_relaxed);
-    if (lane->drained != submitted || length > UM_SYS_OWN_BYTES_MAX) return 0;
+    return lane->drained == atomic_load_explicit(&lane->submitted, memory_order_relaxed) && !disk->told;
+}
+
+static um__files *um__own(um_sys_disk *disk, uint64_t op) {
     disk->own_op = op;
     disk->own_began_ns = um__now_ns();
+    return &disk->lanes[UM_SYS_LANE_JOURNAL].files;
+}
+
+static um_sys_done um__own_done(um_sys_disk *disk, um__outcome how) {
+    return (um_sys_done){disk->own_op, how.bytes, um__now_ns() - disk->own_began_ns, UM_SYS_LANE_JOURNAL, UM_SYS_WRITE, how.status, how.error};
+}
+
+int um_sys_write_begin(um_sys_disk *disk, uint64_t op, const char *file, uint64_t offset, void *data, uint64_t length) {
+    if (!um__journal_is_idle(disk) || length > UM_SYS_OWN_BYTES_MAX) return 0;
     uint32_t before = atomic_load(&disk->root.ahead.version);
-    um__begin(&lane->files, &disk->own, file, offset, data, length);
+    um__begin(um__own(disk, op), &disk->own, file, offset, data, length);
     um__wake_for_zeros(disk, before);
     return 1;
 }
@@ -276,7 +288,15 @@ void um_sys_write_end(um_sys_disk *disk, um_sys_done *done) {
     uint32_t before = atomic_load(&disk->root.ahead.version);
     um__outcome how = um__end(&disk->lanes[UM_SYS_LANE_JOURNAL].files, &disk->own);
     um__wake_for_zeros(disk, before);
-    *done = (um_sys_done){disk->own_op, how.bytes, um__now_ns() - disk->own_began_ns, UM_SYS_LANE_JOURNAL, UM_SYS_WRITE, how.status, how.error};
+    *done = um__own_done(disk, how);
+}
+
+int um_sys_write_told(um_sys_disk *disk, uint64_t op, const char *file, uint64_t offset, void *data, uint64_t length) {
+    if (!um__journal_is_idle(disk) || length > UM_SYS_TOLD_BYTES_MAX) return 0;
+    uint32_t before = atomic_load(&disk->root.ahead.version);
+    disk->told = um__begin_told(um__own(disk, op), &disk->own, file, offset, data, length, disk->eventfd);
+    um__wake_for_zeros(disk, before);
+    return disk->told;
 }
 
 uint32_t um_sys_drain(um_sys_disk *disk, um_sys_done *out, uint32_t max) {
@@ -284,6 +304,11 @@ uint32_t um_sys_drain(um_sys_disk *disk, um_sys_done *out, uint32_t max) {
     while (read(disk->eventfd, &count, sizeof count) < 0 && errno == EINTR) {}
     atomic_store(&disk->signalled, 0);
     uint32_t taken = 0, left = 0;
+    um__outcome how;
+    if (max && disk->told && um__ended(&disk->lanes[UM_SYS_LANE_JOURNAL].files, &disk->own, &how)) {
+        disk->told = 0;
+        out[taken++] = um__own_done(disk, how);
+    }
     for (uint32_t i = 0; i < UM_SYS_LANES; i++) {
         um__lane *lane = &disk->lanes[i];
         uint32_t completed = atomic_load(&lane->completed);

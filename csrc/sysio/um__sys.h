@@ -73,11 +73,11 @@ typedef struct {
     uint64_t bytes;
 } um__outcome;
 
-/* begun.c: a write between its two halves. */
+/* begun.c: a write that is under way. */
 typedef struct {
     char name[UM_SYS_NAME_BYTES_MAX + 1];
     uint64_t offset, length;
-    uint8_t *data;                          /* the lane's stage */
+    const uint8_t *data;                    /* the lane's stage, or memory of the caller's */
     um__handle *handle;
     int flying;                             /* the disk has it; otherwise all is left to the second half */
 } um__begun;
@@ -92,9 +92,12 @@ uint8_t *um__stage(um__files *f);           /* NULL when there is no memory */
 /* What became of a write to an open file: `error`, 0 or an errno, stopped it after `done` bytes. */
 um__outcome um__write_over(um__files *f, um__handle *h, uint64_t offset, uint64_t length, uint64_t done, int error);
 
-/* What fails in the first half is told by the second. */
+/* In two halves: up to UM__STAGE_BYTES, which are copied. What fails in the first is told by the second. */
 void um__begin(um__files *f, um__begun *b, const char *name, uint64_t offset, const void *data, uint64_t length);
 um__outcome um__end(um__files *f, um__begun *b);
+/* The eventfd is told when it is done, then um__ended says so once; the memory must stay until then. 0: it was not begun. */
+int um__begin_told(um__files *f, um__begun *b, const char *name, uint64_t offset, const void *data, uint64_t length, int eventfd);
+int um__ended(um__files *f, um__begun *b, um__outcome *how);
 void um__begun_close(um__files *f);
 
 /* 0 or -errno. */
@@ -110,6 +113,8 @@ void um__ahead_forget(um__ahead *a, const char *name);
 /* Somebody is about to write there. Returns when no zeros are being written there, and none will be: how many bytes of zeros
  * he should write behind it, in the same write. */
 uint64_t um__ahead_of(um__ahead *a, const char *name, uint64_t offset, uint64_t length);
+/* The same for whoever can neither wait nor bring zeros: 0, he cannot write there now. */
+int um__ahead_clear(um__ahead *a, const char *name, uint64_t offset, uint64_t length);
 /* Called in the bulk lane: write one piece of zeros if they are wanted. Returns how many ns it should be until the next
  * one, UINT64_MAX when there is nothing to do. */
 uint64_t um__ahead_step(um__ahead *a);

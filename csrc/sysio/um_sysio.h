@@ -10,8 +10,8 @@
  * carries nothing but journal writes, so that creating the next segment or answering a query from the
  * archive never stands in front of a commit; reads have a lane of their own for the same reason. The work lane does no
  * files: it calls functions, for work that would keep the event loop from its sockets. The memory lane makes pages.
- * The caller's thread never blocks: it writes a slot, and wakes the lane only if it sleeps. (um_sys_write_begin is for the
- * caller that would rather block than have two threads woken.)
+ * The caller's thread never blocks: it writes a slot, and wakes the lane only if it sleeps. Journal writes have two more ways, while their lane
+ * is idle: the kernel does them and no thread waits (um_sys_write_told), or the caller does, who has nothing else to do (um_sys_write_begin).
  *
  * Promises. Every accepted operation completes exactly once. Done means durable: content, length and
  * directory entry survive a power cut. No operation that failed is ever tried again here: after a failed
@@ -32,6 +32,7 @@
 #define UM_SYS_DEPTH 256              /* operations of one lane under way; further ones are refused */
 
 #define UM_SYS_OWN_BYTES_MAX 65536    /* um_sys_write_begin */
+#define UM_SYS_TOLD_BYTES_MAX 262144  /* um_sys_write_told: the caller's thread is what prepares it */
 
 #define UM_SYS_LANE_JOURNAL 0
 #define UM_SYS_LANE_BULK 1
@@ -70,7 +71,7 @@ void um_sys_close(um_sys_disk *disk);
 int um_sys_eventfd(um_sys_disk *disk);
 /* 1: files are written with O_DIRECT; 0: through the page cache. */
 int um_sys_is_direct(um_sys_disk *disk);
-/* 1: accepted; 0: the lane is full, drain first. `file` is copied. */
+/* 1: accepted; 0: the lane is full (or um_sys_write_told has it), drain first. `file` is copied. */
 int um_sys_submit(um_sys_disk *disk, uint32_t lane, uint32_t kind, uint64_t op, const char *file, uint64_t offset, void *data, uint64_t length);
 /* Begin a journal write in the caller's thread, which has nothing better to do than to wait for it: this saves waking two threads. Only
  * when nothing of the journal lane is under way or left to drain, and up to UM_SYS_OWN_BYTES_MAX: 1, and um_sys_write_end must be called
@@ -79,6 +80,9 @@ int um_sys_submit(um_sys_disk *disk, uint32_t lane, uint32_t kind, uint64_t op, 
 int um_sys_write_begin(um_sys_disk *disk, uint64_t op, const char *file, uint64_t offset, void *data, uint64_t length);
 /* Wait for it, in the caller's thread. taken_ns: from begin to here. */
 void um_sys_write_end(um_sys_disk *disk, um_sys_done *done);
+/* Begin a journal write that no thread waits for; it is drained as one of the journal lane. 1: accepted, `data` must stay until then. 0: not
+ * now, or not here; submit it. While it is under way submissions to that lane are refused. */
+int um_sys_write_told(um_sys_disk *disk, uint64_t op, const char *file, uint64_t offset, void *data, uint64_t length);
 /* Completions so far, at most `max`; in order within a lane. */
 uint32_t um_sys_drain(um_sys_disk *disk, um_sys_done *out, uint32_t max);
 /* Synchronous, for benchmarks: `count` aligned synced writes of `bytes` each, one after another into a

@@ -115,10 +115,12 @@ static void no_zero_lands_on_data(unsigned seed) {
         uint64_t length = (1 + (uint64_t)rand_r(&seed) % (rand_r(&seed) % 8 ? 4 : 128)) * BLOCK;
         if (length > SEGMENT - offset[i]) length = SEGMENT - offset[i];
         um_sys_done done;
-        if (rand_r(&seed) % 2 && length <= UM_SYS_OWN_BYTES_MAX) {
+        int how = rand_r(&seed) % 3;
+        if (how == 0 && length <= UM_SYS_OWN_BYTES_MAX) {
             write_own(name[i], offset[i], data + offset[i], length, &done);
         } else {
-            CHECK(um_sys_submit(disk, UM_SYS_LANE_JOURNAL, UM_SYS_WRITE, ++ops, name[i], offset[i], data + offset[i], length));
+            if (how != 1 || !um_sys_write_told(disk, ++ops, name[i], offset[i], data + offset[i], length))
+                CHECK(um_sys_submit(disk, UM_SYS_LANE_JOURNAL, UM_SYS_WRITE, ++ops, name[i], offset[i], data + offset[i], length));
             CHECK(drain(&done, 1) == 1);
         }
         CHECK(done.status == UM_SYS_OK);

@@ -33,7 +33,7 @@ class Write:
     """Write data at offset of an existing file (or grow it), durably. Offset and length are multiples of
     BLOCK_BYTES. `data` must not change until the completion. Writes on one lane are done in the order given;
     the journal lane never waits for the bulk lane. `bulk`: the background lane (checkpoints). `lone`: a short write that
-    whoever waits for anything waits for, so whoever runs the node may as well wait for the disk itself."""
+    whoever waits for anything waits for, and nobody else has come for a while, so whoever runs the node may as well wait for the disk itself."""
 
     __slots__ = ("bulk", "data", "file", "lone", "offset", "op")
 

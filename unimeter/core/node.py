@@ -93,6 +93,8 @@ class Node:
         self._replica = 0
         self._notices: list[str] = []
         self._frames = 0  # from clients
+        self._newest_link = 0  # that brought some
+        self._in_a_row = 0  # so often
         self._counts = {"requests_refused": 0, "links_opened": 0}
 
     # ---- the contract ----
@@ -377,6 +379,9 @@ class Node:
         self._frames += len(event.frames)
         serving = self.serving
         if serving is not None and self.ready:
+            self._in_a_row = self._in_a_row + 1 if link == self._newest_link else 0
+            self._newest_link = link
+            serving.records.one_client = self._in_a_row >= self.config.lone_arrivals
             if serving.door.arrived(self._now.wall_ns, event):
                 self._look_into(serving)
             else:

@@ -61,6 +61,7 @@ class Records:
         # with several groups one request is many entries, and its client waits for all of them
         self._lockstep = Lockstep(config) if len(groups) == 1 else None
         self.held_back_until_ns = 0  # what waits is held back for more to come, at the latest until then; 0: it is not
+        self.one_client = True  # nobody else has asked for a while
         self.lone = False  # the newest record is short, and there is nobody that could be served while it is written
         self.op = 0  # the disk operation that writes the record in flight
         self.rolled: Callable[[], None] = lambda: None  # the last segment that was ready is in use
@@ -95,7 +96,8 @@ class Records:
         return True
 
     def _is_lone(self) -> bool:
-        return self._held_bytes <= LONE_BYTES and not any(item.group.hasty for item in self._saving)
+        short = self._held_bytes <= LONE_BYTES
+        return short and self.one_client and not any(item.group.hasty for item in self._saving)
 
     def _gather(self, now: Now) -> bool:
         """Seal what waits, and take from every group what it has to save. False: there is nothing."""

@@ -48,6 +48,7 @@ SMALL_NODE: Final = NodeConfig(
     apply_behind_rows_max=16,
     ordered_rows_asked_max=4,
     lockstep_bytes_min=200,
+    lone_arrivals=0,
     stripe_bytes=8 * KIB,
     checkpoint_after_bytes=16 * KIB,
     checkpoint_after_state_percent=0,

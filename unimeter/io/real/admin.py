@@ -132,6 +132,11 @@ DISK_FIGURES = {
         "unimeter_disk_lone_writes",
         "Short journal writes done at once, without another thread.",
     ),
+    "told_writes": (
+        "counter",
+        "unimeter_disk_told_writes",
+        "Journal writes that no thread waited for.",
+    ),
     "reads": ("counter", "unimeter_disk_reads", "Reads completed."),
     "read_bytes": ("counter", "unimeter_disk_read_bytes", "Bytes read."),
     "creates": ("counter", "unimeter_disk_files_created", "Files created."),

@@ -2,17 +2,19 @@
 
     submit(effect) --> lane's ring --> lane's thread: write, sync --> eventfd --> _drain --> on_done
 
-Nothing here blocks the event loop but `files()`, which is called once at boot. Opening, creating, syncing and
-removing all happen in the lanes' threads, without the GIL; one call takes all completions of a loop turn.
+Nothing here blocks the event loop but `files()`, which is called once at boot, and lone writes. Opening, creating, syncing and
+removing happen in the lanes' threads, without the GIL; one call takes all completions of a loop turn.
 
 Lanes: journal writes have one of their own; bulk writes, creates and deletes share one, in order; reads have
 the third, so that a query never waits for a segment being created; jobs and new memory have the fourth and the fifth. A Delete or Create of a file that is being
 read waits until those reads are done: a read that was accepted is answered with the file it was meant for.
 
-A lone write (Write.lone: short, and nothing else waits) on an idle journal lane is done in the event loop's own thread at the
-end of its turn, once what the turn had to send has left (`beside`: followers write while this node does): waking the lane and being woken by it costs as much as half
-a write to a fast disk. While the disk is slow the lanes do everything, so that a disk that hangs does not stop answers and
-heartbeats: from a journal write that took longer than LONE_SLOW_NS until LONE_PAUSE_WRITES in a row were quick.
+Journal writes on an idle lane, which is nearly all of them, need its thread only for what asynchronous I/O cannot do (csrc/sysio/begun.c): the
+kernel writes, and the eventfd tells. Waking a thread and being woken by it costs as much as half a write to a fast disk.
+
+A lone write (Write.lone: short, and nothing else waits) is waited for in the event loop's own thread at the end of its turn, once what the turn
+had to send has left (`beside`: followers write while this node does), and what follows from it is worked out meanwhile (`presume`). Not while the disk is slow, so that one that
+hangs does not stop answers and heartbeats: from a journal write that took longer than LONE_SLOW_NS until LONE_PAUSE_WRITES in a row were quick.
 
 Memory: the data of a Write, and the buffer of a Read, are held here until the completion has been taken, and let go
 before anybody is told. That order matters: an exception raised further up keeps this frame alive through its
@@ -52,7 +54,7 @@ WRITE_SECONDS_BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.
 WRITE_NS_BUCKETS = tuple(round(seconds * 1e9) for seconds in WRITE_SECONDS_BUCKETS)
 
 LONE_SLOW_NS = 1_000_000  # a journal write that takes longer ...
-LONE_PAUSE_WRITES: Final = 64  # ... leaves so many to the lane: until so many in a row were quick
+LONE_PAUSE_WRITES: Final = 64  # ... has nobody wait for so many: until so many in a row were quick
 
 # looked up once: what every write needs
 _LANE_JOURNAL: Final[int] = lib.UM_SYS_LANE_JOURNAL
@@ -60,6 +62,7 @@ _WRITE: Final[int] = lib.UM_SYS_WRITE
 _from_buffer: Final = ffi.from_buffer
 _write_begin: Final = lib.um_sys_write_begin
 _write_end: Final = lib.um_sys_write_end
+_write_told: Final = lib.um_sys_write_told
 _OK: Final[int] = lib.UM_SYS_OK
 _DONE: Final = Struct("=QQQIIIi")  # um_sys_done
 assert _DONE.size == ffi.sizeof("um_sys_done")
@@ -90,6 +93,7 @@ class DiskFigures:
     failed: int = 0
     calls: int = 0  # jobs of the work lane
     lone_writes: int = 0  # of the journal, in the event loop's own thread
+    told_writes: int = 0  # of the journal, in no thread
     journal_write_ns: int = 0
     journal_write_buckets: list[int] = field(default_factory=lambda: [0] * (len(WRITE_SECONDS_BUCKETS) + 1))
 
@@ -174,7 +178,7 @@ class RealDisk:
         self._done_now_view = memoryview(ffi.buffer(self._done_now))
         self._lone: Write | None = None  # to be done at the end of this turn
         self._journal_writes = 0  # under way
-        self._pause_writes = 0  # so many journal writes are the lane's, because the disk was slow
+        self._pause_writes = 0  # so many journal writes are not waited for, because the disk was slow
         self._on_done: Callable[[WriteDone | ReadDone | ApplyDone], None] | None = None
         self._presume: Callable[[WriteDone], None] = lambda _event: None
         self.around: Callable[[Callable[[], None]], None] = lambda callback: callback()
@@ -268,6 +272,13 @@ class RealDisk:
         if self._lone is not None:  # it is not alone any more
             before, self._lone = self._lone, None
             self._start_write(_LANE_JOURNAL, before)
+        if self._journal_writes == 1:
+            memory: Any = _from_buffer(effect.data)
+            name = encoded_name(effect.file)
+            if _write_told(self._disk, effect.op, name, effect.offset, memory, len(effect.data)):
+                self._pending[effect.op] = (effect, memory)
+                self.figures.told_writes += 1
+                return
         self._start_write(_LANE_JOURNAL, effect)
 
     def _do_lone(self) -> None:
