@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.v1_client import V1Client
-from unimeter.commands.bench_node import NodeProcess
+from unimeter.commands.bench_node import NodeProcess, free_port
 from unimeter.commands.bench_run import QUICK, Bench
 from unimeter.commands.load import Latencies, Plan, run
 
@@ -85,3 +85,8 @@ def test_percentiles_are_the_upper_edge_of_their_bucket() -> None:
     assert latencies.percentile_ns(99) == 1024 + 15
     assert latencies.percentile_ns(100) == 4096 + 63
     assert Latencies(0, 0, ()).percentile_ns(50) == 0
+
+
+def test_no_port_is_given_twice_in_a_row() -> None:
+    """The system gives one again as soon as it is free: two nodes of a cluster were given the same."""
+    assert len({free_port() for _ in range(500)}) == 500

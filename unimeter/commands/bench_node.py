@@ -10,19 +10,29 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from types import TracebackType
 
 STOP_WAIT_S = 60.0
+PORTS_REMEMBERED = 1000
 
 
 class NodeFailed(Exception):
     """The node did not start, or ended by itself; the message carries what it wrote to stderr."""
 
 
+_given: deque[int] = deque(maxlen=PORTS_REMEMBERED)
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on, and that this process was not given lately: who asked may not listen there yet."""
+    while True:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = int(listener.getsockname()[1])
+        if port not in _given:
+            _given.append(port)
+            return port
 
 
 class NodeProcess:
