@@ -28,14 +28,34 @@ class Presumed(NamedTuple):
     event: WriteDone
 
 
+class Heard:
+    """What a disk says."""
+
+    def __init__(self) -> None:
+        self.told: list[Completion | Presumed] = []  # all of it, in order
+        self.on_presumed: Callable[[], None] = lambda: None
+        self._done: list[Completion] = []
+
+    def completed(self, completion: Completion) -> None:
+        self._done.append(completion)
+        self.told.append(completion)
+
+    def presume(self, event: WriteDone) -> None:
+        self.told.append(Presumed(event))
+        self.on_presumed()
+
+    def take_done(self) -> list[Completion]:
+        done, self._done = self._done, []
+        return done
+
+
 class DiskHarness(Protocol):
     """One data directory and how to make time pass for it."""
 
-    told: list[Completion | Presumed]  # all that the disk has said, in order
-    on_presumed: Callable[[], None]  # called when it presumes
+    heard: Heard
 
     def make_disk(self) -> Disk:
-        """A started disk on an empty directory; its completions, and what it presumes, go to the harness."""
+        """A started disk on an empty directory; `heard` hears what it says."""
 
     def run_until_idle(self) -> list[Completion]:
         """Let everything submitted so far complete. Returns the completions since the last call, in order."""
@@ -163,7 +183,7 @@ class DiskConformance:
         self, bench: Bench
     ) -> None:
         bench.ok(Create, "a", 2 * BLOCK)
-        told, rounds = bench.harness.told, 0
+        told, rounds = bench.harness.heard.told, 0
         while sum(isinstance(each, Presumed) for each in told) < 10:
             rounds += 1
             assert rounds < ROUNDS_MAX, "it is presumed of lone writes, of some of them at least"
@@ -183,7 +203,7 @@ class DiskConformance:
         bench.ok(Create, "a", BLOCK)
         for fill in range(1, 30):
             data = bytearray(block(fill))
-            bench.harness.on_presumed = lambda data=data: data.__setitem__(slice(None), block(0))
+            bench.harness.heard.on_presumed = lambda data=data: data.__setitem__(slice(None), block(0))
             bench.ok(Write, "a", 0, data, lone=True)
             assert bench.read("a") == block(fill)
 

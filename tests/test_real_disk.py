@@ -8,13 +8,13 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from tests.disk_conformance import BLOCK, Bench, Completion, DiskConformance, Presumed, block
+from tests.disk_conformance import BLOCK, Bench, Completion, DiskConformance, Heard, block
 from unimeter.core.effects import Create, Delete, Read, Write
 from unimeter.core.inputs import DiskError, FileInfo, ReadDone, WriteDone
 from unimeter.io.real import disk
@@ -31,22 +31,15 @@ class RealHarness:
         self.direct = direct
         self.loop = asyncio.new_event_loop()
         self.disk: RealDisk | None = None
-        self.done: list[Completion] = []
-        self.told: list[Completion | Presumed] = []
-        self.on_presumed: Callable[[], None] = lambda: None
+        self.heard = Heard()
 
     def make_disk(self) -> RealDisk:
         self.disk = RealDisk(self.directory, self.loop, direct=self.direct)
-        self.disk.start(self._completed, self._presume)
+        self.disk.start(self._completed, self.heard.presume)
         return self.disk
 
-    def _presume(self, event: WriteDone) -> None:
-        self.told.append(Presumed(event))
-        self.on_presumed()
-
     def _completed(self, completion: Completion) -> None:
-        self.done.append(completion)
-        self.told.append(completion)
+        self.heard.completed(completion)
         self.loop.stop()
 
     def run_until_idle(self) -> list[Completion]:
@@ -56,8 +49,7 @@ class RealHarness:
             self.loop.run_forever()  # until a completion, or the time is up
             assert late.when() > self.loop.time(), "the disk did not complete what it was given"
         late.cancel()
-        done, self.done = self.done, []
-        return done
+        return self.heard.take_done()
 
     def crash_and_reopen(self) -> RealDisk:
         self.close()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from tests.disk_conformance import BLOCK, Completion, DiskConformance, Presumed, block
+from tests.disk_conformance import BLOCK, Completion, DiskConformance, Heard, block
 from unimeter.core.effects import Create, Read, Write
 from unimeter.core.inputs import DiskError, ReadDone, WriteDone
 from unimeter.io.interface import Disk
@@ -21,28 +19,16 @@ class SimHarness:
     def __init__(self, seed: int = 0) -> None:
         self.world = World(Trace())
         self.disk = SimDisk(self.world, Prng(seed, "disk"))
-        self.done: list[Completion] = []
-        self.told: list[Completion | Presumed] = []
-        self.on_presumed: Callable[[], None] = lambda: None
+        self.heard = Heard()
 
     def make_disk(self) -> Disk:
         port = self.disk.port(lambda call, *args: call(*args))
-        port.start(self._completed, self._presume)
+        port.start(self.heard.completed, self.heard.presume)
         return port
-
-    def _completed(self, completion: Completion) -> None:
-        self.done.append(completion)
-        self.told.append(completion)
-
-    def _presume(self, event: WriteDone) -> None:
-        self.told.append(Presumed(event))
-        self.on_presumed()
 
     def run_until_idle(self) -> list[Completion]:
         self.world.run(self.world.now_ns + SECOND)
-        done = list(self.done)
-        self.done.clear()
-        return done
+        return self.heard.take_done()
 
     def crash_and_reopen(self) -> Disk:
         self.disk.crash(POWER_CUT)

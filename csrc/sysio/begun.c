@@ -37,12 +37,12 @@ void um__begun_close(um__files *f) {
 }
 
 /* Give it to the disk, which says at `eventfd` (-1: nowhere) when it is done. 0: it is not begun. */
-static int um__launch(um__files *f, um__begun *b, const uint8_t *data, int eventfd) {
+static int um__launch(um__files *f, um__begun *b, int eventfd) {
     if (!f->root->direct || (b->offset | b->length) % UM_SYS_BLOCK_BYTES || !um__has_context(f)) return 0;
     if (um__open(f, b->name, 1, b->offset, &b->handle)) return 0;
     if (!um__ahead_clear(&f->root->ahead, b->name, b->offset, b->length)) return 0;
     struct iocb request = {
-        .aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (uint32_t)b->handle->fd, .aio_buf = (uintptr_t)data, .aio_nbytes = b->length,
+        .aio_lio_opcode = IOCB_CMD_PWRITE, .aio_fildes = (uint32_t)b->handle->fd, .aio_buf = (uintptr_t)b->data, .aio_nbytes = b->length,
         .aio_offset = (int64_t)b->offset,
     };
     if (eventfd >= 0) {
@@ -50,26 +50,25 @@ static int um__launch(um__files *f, um__begun *b, const uint8_t *data, int event
         request.aio_resfd = (uint32_t)eventfd;
     }
     struct iocb *requests[] = {&request};
-    b->data = data;
     return b->flying = syscall(SYS_io_submit, (aio_context_t)f->aio, 1, requests) == 1;
 }
 
-static void um__fill(um__begun *b, const char *name, uint64_t offset, uint64_t length) {
-    *b = (um__begun){.offset = offset, .length = length};
-    strncpy(b->name, name, sizeof b->name - 1);
+static um__begun um__about(const char *name, uint64_t offset, const void *data, uint64_t length) {
+    um__begun b = {.offset = offset, .length = length, .data = data};
+    strncpy(b.name, name, sizeof b.name - 1);
+    return b;
 }
 
 void um__begin(um__files *f, um__begun *b, const char *name, uint64_t offset, const void *data, uint64_t length) {
-    um__fill(b, name, offset, length);
     uint8_t *stage = um__stage(f);
-    if (!stage) return;
-    b->data = memcpy(stage, data, length);
-    um__launch(f, b, stage, -1);
+    if (stage) memcpy(stage, data, length);
+    *b = um__about(name, offset, stage, length);
+    if (stage) um__launch(f, b, -1);
 }
 
 int um__begin_told(um__files *f, um__begun *b, const char *name, uint64_t offset, const void *data, uint64_t length, int eventfd) {
-    um__fill(b, name, offset, length);
-    return (uintptr_t)data % UM_SYS_BLOCK_BYTES == 0 && um__launch(f, b, data, eventfd);
+    *b = um__about(name, offset, data, length);
+    return (uintptr_t)data % UM_SYS_BLOCK_BYTES == 0 && um__launch(f, b, eventfd);
 }
 
 /* What has come of it, once the disk is done; with `wait` not before. 0: it is not done. */
