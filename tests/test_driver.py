@@ -9,8 +9,8 @@ import pytest
 
 from tests.harness import LIMITS, SMALL, v1_event, v1_ingest, v1_metric
 from unimeter import kernels
-from unimeter.core.effects import Apply, Create, Delete, Read, Touch, Write
-from unimeter.core.inputs import DiskError, FileInfo, Now, ReadDone, WriteDone
+from unimeter.core.effects import Apply, Create, Delete, Effect, Halt, Read, Send, Touch, Write
+from unimeter.core.inputs import DiskError, FileInfo, Input, Now, ReadDone, WriteDone
 from unimeter.core.node import DISK_FAILED, Node
 from unimeter.io.driver import Driver
 from unimeter.kernels.api import Bytes
@@ -146,3 +146,27 @@ def test_what_follows_from_a_write_that_is_presumed_done_never_happens_when_it_f
     assert world.halts == [DISK_FAILED]
     world.driver.bytes_arrived(1, v1_ingest(v1_event("calls", 2), sync=True))
     assert world.asked == [], "it has halted"
+
+
+class Ending:
+    """A node that ends in its first step, for a reason of its own."""
+
+    halted = False
+    deadline_ns = 0
+
+    def step(self, _now: Now, _event: Input) -> list[Effect]:
+        self.halted = True
+        return [Send(1, b"an answer"), Halt("what was read is damaged")]
+
+    def glance(self, _link: int, _data: bytes) -> None: ...
+
+
+@pytest.mark.parametrize("error", [None, *DiskError])
+def test_a_node_that_ends_in_a_presumed_step_ends_whatever_becomes_of_the_write(error: DiskError | None) -> None:
+    world = Kept()
+    world.driver.node = Ending()
+    world.driver.presume(WriteDone(7))
+    assert world.halts == []
+    world.driver.completed(WriteDone(7, error))
+    assert world.halts == ["what was read is damaged"]
+    assert world.asked == ([b"an answer"] if error is None else [])

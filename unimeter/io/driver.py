@@ -121,8 +121,10 @@ class Driver:
             self._step(event)
         elif isinstance(event, WriteDone) and event.error is None:
             self._perform(self._clock.now(), presumed)
-        else:  # the node knows things that are not so: nothing of that got out, and nothing will
+        elif not self.node.halted:  # it knows things that are not so: nothing of that got out, and nothing will
             self._step(WriteDone(event.op, DiskError.FAILED))
+        else:  # it found a reason of its own to end; of what it did, that alone is to be seen
+            self._perform(self._clock.now(), [effect for effect in presumed if isinstance(effect, Halt)])
 
     def stop(self) -> None:
         """Drain and stop."""
