@@ -23,6 +23,7 @@ from unimeter.client.exchange import Attempt, Exchange
 from unimeter.client.ingest import Lane, Outcome, conclude
 from unimeter.client.protocol import Fields, Type, decode_map, encode_map, encode_request
 from unimeter.client.results import Alert, IngestResult, Metric, ServerInfo, StoredEvent, Usage, UsageRow
+from unimeter.client.shortcut import Shortcut
 from unimeter.client.times import TIMESTAMP_MAX_NS
 from unimeter.client.topology import Topology, group_of
 from unimeter.client.values import Account, Event, Filters, MetricSchema, Period, account_key, metric_code
@@ -54,7 +55,8 @@ class AsyncClient:
         self._random = random.SystemRandom()
         self._kernels = load()
         self._connector = Connector(self._kernels, addresses, self._random)
-        self._exchange = Exchange(self._connector, self._random, silence_seconds=max(timeout / 3, 0.5))
+        self._silence_seconds = max(timeout / 3, 0.5)
+        self._exchange = Exchange(self._connector, self._random, self._silence_seconds)
         self._lanes: dict[int, Lane] = {}
 
     async def __aenter__(self) -> AsyncClient:
@@ -75,6 +77,15 @@ class AsyncClient:
         assert link.info is not None
         return link.info
 
+    @property
+    def is_connected(self) -> bool:
+        """A server was reached, so its limits are known; it may have gone since."""
+        return self._connector.info is not None
+
+    def seconds(self, timeout: float | None) -> float:
+        """The time that a call has."""
+        return self._timeout if timeout is None else timeout
+
     def close(self) -> None:
         """Close the connections. Requests that are under way fail with ClientClosed."""
         self._connector.close()
@@ -90,14 +101,14 @@ class AsyncClient:
         refused some (all others are stored); IngestIncomplete when time ran out (see `retry`). Duplicates are counted.
         """
         listed = [events] if isinstance(events, Event) else list(events)
-        batches = self._encode(listed)
+        batches = self.encode(listed)
         if not batches:
             return IngestResult()
-        if self._connector.info is None:
+        if not self.is_connected:
             shape = self._batch_shape()
             await self.connect()
             if self._batch_shape() != shape:
-                batches = self._encode(listed)
+                batches = self.encode(listed)
         return await self._send_all(batches, sync, timeout)
 
     async def retry(self, error: IngestError, *, sync: bool = True, timeout: float | None = None) -> IngestResult:
@@ -106,7 +117,7 @@ class AsyncClient:
         return await self._send_all(error.unfinished, sync, timeout)
 
     async def _send_all(self, batches: Sequence[Batch], sync: bool, timeout: float | None) -> IngestResult:
-        seconds = self._timeout if timeout is None else timeout
+        seconds = self.seconds(timeout)
         if len(batches) == 1:  # the usual case needs no tasks
             return conclude([await self.send_batch(batches[0], sync=sync, timeout=seconds)])
         outcomes: list[Outcome] = []
@@ -136,11 +147,8 @@ class AsyncClient:
 
     async def send_batch(self, batch: Batch, *, sync: bool = True, timeout: float | None = None) -> Outcome:
         """See one encoded batch through (what `ingest` does with each of its batches). Raises nothing."""
-        seconds = self._timeout if timeout is None else timeout
-        lane = self._lanes.get(batch.group)
-        if lane is None:
-            lane = Lane(self._kernels, self._connector, self._exchange, self._random, batch.group)
-            self._lanes[batch.group] = lane
+        seconds = self.seconds(timeout)
+        lane = self._lane(batch.group)
         try:
             if batch.frame is not None:
                 return await lane.resend(batch, seconds)
@@ -148,11 +156,29 @@ class AsyncClient:
         except UnimeterError as error:  # it has no number yet: surely not sent
             return Outcome(batch, error=error, finished=False)
 
+    def shortcut(self) -> Shortcut:
+        """For callers in other threads; `go_on` is its other way."""
+        return Shortcut(self._kernels, self._connector, self._random, silence_seconds=self._silence_seconds)
+
+    async def go_on(self, batch: Batch, *, sync: bool, timeout: float) -> Outcome:
+        """With a batch for which the shortcut was no way, or not to its end; its session is not this client's to settle."""
+        if batch.frame is not None:
+            return await self._lane(batch.group).see_through(batch, timeout)
+        return await self.send_batch(batch, sync=sync, timeout=timeout)
+
+    def _lane(self, group: int) -> Lane:
+        lane = self._lanes.get(group)
+        if lane is None:
+            lane = Lane(self._kernels, self._connector, self._exchange, self._random, group)
+            self._lanes[group] = lane
+        return lane
+
     def _window(self) -> int:
         info = self._connector.info
         return min(64, info.session_window) if info else 64
 
-    def _encode(self, events: Sequence[Event]) -> list[Batch]:
+    def encode(self, events: Sequence[Event]) -> list[Batch]:
+        """Batches within the server's limits, each of one group."""
         return encode_events(events, *self._batch_shape(), self._group_of)
 
     def _batch_shape(self) -> tuple[int, int, int]:
@@ -170,6 +196,9 @@ class AsyncClient:
     def _group_of(self, key: int | bytes) -> int:
         return group_of(key, self._connector.groups, self._kernels)
 
+    def group_of_account(self, account: Account) -> int:
+        return self._group_of(account_key(account))
+
     # ---- questions ----
 
     async def query(
@@ -183,7 +212,7 @@ class AsyncClient:
     ) -> Usage:
         """The totals of an account and metric over a period, or over the metric's current one. `filters` keeps the
         events whose dimension has the value, or one of the values: {"region": "eu"}, {"region": ["eu", "us"]}."""
-        body = _query_body(account, metric, period, filters)
+        body = query_body(account, metric, period, filters)
         return decode.decode_usage(await self._call(Type.QUERY, body, timeout, account), account, metric)
 
     async def query_breakdown(
@@ -197,9 +226,7 @@ class AsyncClient:
         timeout: float | None = None,
     ) -> list[UsageRow]:
         """The totals for each combination of values of some dimensions. Events without one have the value ""."""
-        if isinstance(group_by, str) or not group_by:
-            raise InvalidArgument("group_by is a list of dimension keys")
-        body = _query_body(account, metric, period, filters) | {"group_by": list(group_by)}
+        body = breakdown_body(account, metric, period, group_by, filters)
         return decode.decode_rows(await self._call(Type.QUERY, body, timeout, account))
 
     async def events(
@@ -232,12 +259,12 @@ class AsyncClient:
         mapping of groups to numbers (0 for those left out)."""
         if account is not None:
             account_key(account)
-        if self._connector.info is None:
+        if not self.is_connected:
             await self.connect()
         groups = self._connector.groups
         after = cursors(since, groups)
         if account is not None:
-            group = self._group_of(account_key(account))
+            group = self.group_of_account(account)
             return await self._alerts_of(group, after[group], limit, {"account": account})
         if groups == 1:
             return await self._alerts_of(0, after[0], limit, {})
@@ -261,7 +288,7 @@ class AsyncClient:
     async def watch_alerts(self, since: Since = 0) -> AsyncIterator[Alert]:
         """Alerts as they happen, from number `since` + 1 on, each once: an endless iterator with connections of its
         own. Connects again by itself, to the next leader if need be; what happened meanwhile is not missed."""
-        if self._connector.info is None:
+        if not self.is_connected:
             await self.connect()
         connector = Connector(self._kernels, self._addresses, self._random)
         watch = Watch(self._kernels, connector, self._connector, self._random, self._timeout)
@@ -294,17 +321,13 @@ class AsyncClient:
         group: int | None = None,
     ) -> dict[str, Any]:
         """One request: to the leader of the account's group, or of the group; without either, to any node."""
-        until = asyncio.get_running_loop().time() + (self._timeout if timeout is None else timeout)
+        until = asyncio.get_running_loop().time() + self.seconds(timeout)
         request_id = self._connector.request_id()
-        if self._connector.info is None:
+        if not self.is_connected:
             await self.connect()
         if account is not None:
-            group = self._group_of(account_key(account))
-        try:
-            payload = encode_map(body)
-        except (ValueError, OverflowError, TypeError, UnicodeEncodeError) as error:
-            raise InvalidArgument(f"this cannot be sent: {error}") from None
-        attempt = Attempt(request_id, encode_request(self._kernels, type, request_id, payload), group)
+            group = self.group_of_account(account)
+        attempt = Attempt(request_id, encode_request(self._kernels, type, request_id, encode_body(body)), group)
         try:
             response = await self._exchange.ask(attempt, until)
         except UnknownMetric:
@@ -336,7 +359,7 @@ class Metrics:
         await self._client._call(Type.METRIC_DELETE, {"code": code})
 
 
-def _query_body(account: Account, metric: str, period: Period | str, filters: Filters | None) -> dict[str, Any]:
+def query_body(account: Account, metric: str, period: Period | str, filters: Filters | None) -> dict[str, Any]:
     account_key(account)
     metric_code(metric)
     body: dict[str, Any] = {"account": account, "metric": metric}
@@ -351,3 +374,18 @@ def _query_body(account: Account, metric: str, period: Period | str, filters: Fi
             key: [values] if isinstance(values, str) else list(values) for key, values in filters.items()
         }
     return body
+
+
+def breakdown_body(
+    account: Account, metric: str, period: Period | str, group_by: Sequence[str], filters: Filters | None
+) -> dict[str, Any]:
+    if isinstance(group_by, str) or not group_by:
+        raise InvalidArgument("group_by is a list of dimension keys")
+    return query_body(account, metric, period, filters) | {"group_by": list(group_by)}
+
+
+def encode_body(body: dict[str, Any]) -> bytes:
+    try:
+        return encode_map(body)
+    except (ValueError, OverflowError, TypeError, UnicodeEncodeError) as error:
+        raise InvalidArgument(f"this cannot be sent: {error}") from None

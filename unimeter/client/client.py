@@ -1,7 +1,8 @@
 """Client: the same as AsyncClient for programs without an event loop.
 
-A thread runs an event loop with an AsyncClient in it; each call here waits for its coroutine there. Safe to use from
-several threads at once, and their calls are in flight at the same time.
+A thread runs an event loop with an AsyncClient in it; a call here waits for its coroutine there, unless it can do without:
+one batch, or a question, whose way is free is sent by the thread that calls (shortcut.py). Safe to use from several
+threads at once, and their calls are in flight at the same time.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from unimeter.client.async_client import CURRENT, AsyncClient
+from unimeter.client import decode
+from unimeter.client.async_client import CURRENT, AsyncClient, breakdown_body, encode_body, query_body
+from unimeter.client.batch import Batch
 from unimeter.client.cursors import Since
+from unimeter.client.ingest import Outcome, conclude
+from unimeter.client.protocol import Type, decode_map
 from unimeter.client.results import Alert, IngestResult, Metric, ServerInfo, StoredEvent, Usage, UsageRow
 from unimeter.client.topology import Topology
 from unimeter.client.values import Account, Event, Filters, MetricSchema, Period
@@ -27,6 +32,7 @@ class Client:
 
     def __init__(self, addresses: Sequence[str], *, timeout: float = 30.0, connect_timeout: float = 5.0) -> None:
         self._inner = AsyncClient(addresses, timeout=timeout, connect_timeout=connect_timeout)
+        self._shortcut = self._inner.shortcut()
         self.metrics = ClientMetrics(self)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="unimeter-client", daemon=True)
@@ -59,6 +65,7 @@ class Client:
     def close(self) -> None:
         """Close the connections and end the thread."""
         if self._thread.is_alive():
+            self._shortcut.close()
             self._run(self._shut())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -77,7 +84,16 @@ class Client:
     def ingest(
         self, events: Iterable[Event] | Event, *, sync: bool = True, timeout: float | None = None
     ) -> IngestResult:
-        return self._run(self._inner.ingest(events, sync=sync, timeout=timeout))
+        inner = self._inner
+        events = [events] if isinstance(events, Event) else list(events)
+        batches = inner.encode(events) if inner.is_connected and self._thread.is_alive() else []
+        if len(batches) != 1:
+            return self._run(inner.ingest(events, sync=sync, timeout=timeout))
+
+        def otherwise(batch: Batch, seconds: float) -> Outcome:
+            return self._run(inner.go_on(batch, sync=sync, timeout=seconds))
+
+        return conclude([self._shortcut.send(batches[0], sync, inner.seconds(timeout), otherwise)])
 
     def retry(self, error: IngestError, *, sync: bool = True, timeout: float | None = None) -> IngestResult:
         return self._run(self._inner.retry(error, sync=sync, timeout=timeout))
@@ -91,7 +107,11 @@ class Client:
         filters: Filters | None = None,
         timeout: float | None = None,
     ) -> Usage:
-        return self._run(self._inner.query(account, metric, period, filters=filters, timeout=timeout))
+        body = query_body(account, metric, period, filters)
+        found = self._ask(Type.QUERY, body, account, timeout)
+        if found is None:
+            return self._run(self._inner.query(account, metric, period, filters=filters, timeout=timeout))
+        return decode.decode_usage(found, account, metric)
 
     def query_breakdown(
         self,
@@ -103,9 +123,24 @@ class Client:
         filters: Filters | None = None,
         timeout: float | None = None,
     ) -> list[UsageRow]:
-        return self._run(
-            self._inner.query_breakdown(account, metric, period, group_by=group_by, filters=filters, timeout=timeout)
-        )
+        body = breakdown_body(account, metric, period, group_by, filters)
+        found = self._ask(Type.QUERY, body, account, timeout)
+        if found is None:
+            return self._run(
+                self._inner.query_breakdown(
+                    account, metric, period, group_by=group_by, filters=filters, timeout=timeout
+                )
+            )
+        return decode.decode_rows(found)
+
+    def _ask(self, type: Type, body: dict[str, Any], account: Account, timeout: float | None) -> dict[str, Any] | None:
+        """None: to be asked the loop's way."""
+        inner = self._inner
+        if not inner.is_connected or not self._thread.is_alive():
+            return None
+        group = inner.group_of_account(account)
+        response = self._shortcut.ask(type, encode_body(body), group, inner.seconds(timeout))
+        return decode_map(response.payload) if response is not None else None
 
     def events(
         self, account: Account, period: Period, *, metric: str | None = None, limit: int | None = None

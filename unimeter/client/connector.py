@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from random import Random
 from typing import Any
 
 from unimeter.client.decode import decode_hello, decode_topology
-from unimeter.client.link import Link, LinkLost, parse_address
+from unimeter.client.link import Link, LinkLost, hello, parse_address
 from unimeter.client.protocol import Response, Status, Type, decode_error, decode_map, encode_map, encode_request
 from unimeter.client.results import ServerInfo
 from unimeter.client.session import Backoff
@@ -62,7 +63,7 @@ class Connector:
         self._asked_at = -TOPOLOGY_AGAIN_SECONDS
         self._tasks: dict[str, asyncio.Task[Any]] = {}  # what is under way, once each
         self._backoff = Backoff(random)
-        self._next_request_id = random.getrandbits(31)
+        self._request_ids = itertools.count(random.getrandbits(31))
 
     # ---- what is known ----
 
@@ -76,9 +77,8 @@ class Connector:
         return self.info.groups if self.info else 1
 
     def request_id(self) -> int:
-        """A number that no other request of this client has (for the next four billion)."""
-        self._next_request_id = self._next_request_id % 0xFFFF_FFFF + 1
-        return self._next_request_id
+        """A number that no other request of this client has (for the next four billion). From any thread."""
+        return next(self._request_ids) % 0xFFFF_FFFF + 1
 
     def redirect(self, address: str, group: int | None) -> None:
         """The server at another address is the one to ask for this group."""
@@ -125,8 +125,7 @@ class Connector:
         while True:
             if self.closed:
                 raise ClientClosed("the client is closed")
-            leader = self._leaders.get(group, "") if group is not None and self.is_cluster else ""
-            target = leader or self._preferred
+            target = self._target(group)
             found = self._found(target) or (self._other(target) if self._is_shunned(target) else None)
             if found is not None:
                 return found
@@ -138,12 +137,23 @@ class Connector:
             if fail_fast or loop.time() >= until or (self.info is None and isinstance(error, ProtocolError)):
                 raise error  # the last: something else than Unimeter listens there, waiting would not help
 
+    def _target(self, group: int | None) -> str:
+        """The address to ask: that of the group's leader, as far as it is known."""
+        leader = self._leaders.get(group, "") if group is not None and self.is_cluster else ""
+        return leader or self._preferred
+
+    def reached_at(self, group: int | None) -> str | None:
+        """Where the node that is to be asked is connected to now; None: nowhere. From any thread."""
+        link = None if self.closed else self._found(self._target(group))
+        return link.address if link is not None else None
+
     def _found(self, address: str) -> Link | None:
         """The link to the node at an address, if there is one."""
         direct = self._links.get(address)
         if direct is not None and direct.usable:
             return direct
-        return next((link for link in self._links.values() if link.usable and self._is_at(link, address)), None)
+        links = list(self._links.values())  # at once: other threads ask, too
+        return next((link for link in links if link.usable and self._is_at(link, address)), None)
 
     def _other(self, target: str) -> Link | None:
         """A link to another node than the one that cannot be reached: it may know more. A lone node has no other."""
@@ -210,7 +220,7 @@ class Connector:
         await loop.create_connection(lambda: link, host, port)
         try:
             request_id = self.request_id()
-            response = await link.start(request_id, link.hello(request_id))
+            response = await link.start(request_id, hello(self._kernels, request_id))
             if response.status == Status.REDIRECT:
                 raise ProtocolError("a redirect in answer to the handshake")
             if response.status != Status.OK:

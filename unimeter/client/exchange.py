@@ -45,6 +45,11 @@ class Attempt:
         self.sends = 0
 
 
+def is_in_doubt(refusal: ServerError) -> bool:
+    """What was refused may have been committed all the same."""
+    return isinstance(refusal, (LeaderChanged, OutcomeUnknown))
+
+
 class Exchange:
     def __init__(self, connector: Connector, random: Random, silence_seconds: float) -> None:
         self._connector = connector
@@ -76,8 +81,8 @@ class Exchange:
                         continue
                 elif response.status in (Status.ERROR, Status.BACKPRESSURE):
                     trouble = decode_error(response.payload)
-                    if isinstance(trouble, (LeaderChanged, OutcomeUnknown)):
-                        attempt.sends_unanswered += 1  # it may have been committed all the same
+                    if is_in_doubt(trouble):
+                        attempt.sends_unanswered += 1
                     elif response.status == Status.ERROR and not isinstance(trouble, Unavailable):
                         raise trouble
                 else:

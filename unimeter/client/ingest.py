@@ -22,7 +22,6 @@ from unimeter.client.session import WINDOW, Session
 from unimeter.errors import (
     EventsRefused,
     IngestIncomplete,
-    Overloaded,
     ProtocolError,
     ServerError,
     SessionLost,
@@ -56,6 +55,36 @@ class Outcome:
         ]
 
 
+def decode_answer(payload: bytes, batch: Batch) -> IngestAnswer:
+    """What a server says of a batch. ProtocolError: nothing that can be believed."""
+    answer = decode_ingest(payload, batch.count)
+    if answer.session_verdict == Verdict.SESSION_WINDOW:
+        raise ProtocolError("the server's session window is not where it should be")
+    return answer
+
+
+def fresh_session(kernels: Kernels, connector: Connector, random: Random, group: int) -> Session:
+    """Not yet opened."""
+    window = connector.info.session_window if connector.info else WINDOW
+    return Session(kernels, random.getrandbits(128) or 1, window, group if connector.groups > 1 else None)
+
+
+def settle(session: Session, batch: Batch, outcome: Outcome) -> Outcome | None:
+    """What is final of a batch that was sent under a session, which ends if the batch stays in doubt. None: it was refused on its
+    only way there, as the session is not known, so it was surely not counted, and a fresh session may take it."""
+    unknown = outcome.answer is not None and outcome.answer.session_verdict == Verdict.SESSION_UNKNOWN
+    if outcome.finished and not unknown:
+        session.settle(batch.number)
+        return outcome
+    session.retired = True
+    if not unknown:
+        return outcome
+    if batch.sends_unanswered:
+        return _lost(batch)
+    batch.frame = None
+    return None
+
+
 class Lane:
     """The way of all batches to one group."""
 
@@ -73,42 +102,36 @@ class Lane:
 
     async def send(self, batch: Batch, sync: bool, timeout_seconds: float) -> Outcome:
         """See one batch through. Never raises but for ConnectionFailed, or a refused session, before it was sent."""
-        loop = asyncio.get_running_loop()
         for _ in range(SESSION_TRIES_MAX):
             session = await self._admit(batch, sync, timeout_seconds)
             try:
-                outcome = await self._see_through(batch, loop.time() + timeout_seconds)
+                outcome = await self.see_through(batch, timeout_seconds)
             except BaseException:  # cancelled: its number will never be settled, so the window would jam
-                self._retire(session)
-                raise
-            verdict = outcome.answer.session_verdict if outcome.answer else 0
-            if outcome.finished and verdict != Verdict.SESSION_UNKNOWN:
-                session.settle(batch.number)
+                session.retired = True  # new batches go to a fresh one; those of this one keep their numbers and bytes
                 self._wake(session)
-                return outcome
-            self._retire(session)
-            if verdict != Verdict.SESSION_UNKNOWN or batch.sends_unanswered:
-                return outcome if not verdict else _lost(batch)
-            batch.frame = None  # refused on its only way there, so surely not counted: a fresh session may take it
+                raise
+            final = settle(session, batch, outcome)
+            self._wake(session)
+            if final is not None:
+                return final
         return _lost(batch)
 
     async def resend(self, batch: Batch, timeout_seconds: float) -> Outcome:
         """The same bytes again, for a batch that was left unfinished."""
-        assert batch.frame is not None
-        outcome = await self._see_through(batch, asyncio.get_running_loop().time() + timeout_seconds)
+        outcome = await self.see_through(batch, timeout_seconds)
         if outcome.answer and outcome.answer.session_verdict == Verdict.SESSION_UNKNOWN:
             return _lost(batch)
         return outcome
 
-    async def _see_through(self, batch: Batch, until: float) -> Outcome:
+    async def see_through(self, batch: Batch, timeout_seconds: float) -> Outcome:
+        """Ask with the bytes it has until there is an answer, whatever that says. Raises nothing."""
         assert batch.frame is not None
+        until = asyncio.get_running_loop().time() + timeout_seconds
         attempt = Attempt(batch.request_id, batch.frame, self._group, batch.sends_unanswered)
         try:
             response = await self._exchange.ask(attempt, until)
             attempt.sends_unanswered += 1  # an answer that cannot be read is none
-            answer = decode_ingest(response.payload, batch.count)
-            if answer.session_verdict == Verdict.SESSION_WINDOW:
-                raise ProtocolError("the server's session window is not where it should be")
+            answer = decode_answer(response.payload, batch)
             attempt.sends_unanswered -= 1
             return Outcome(batch, answer)
         except ServerError as error:
@@ -144,26 +167,13 @@ class Lane:
                 return self._session
             until = asyncio.get_running_loop().time() + timeout_seconds
             await self._connector.link(until)
-            info = self._connector.info
-            window = min(WINDOW, info.session_window) if info else WINDOW
-            hint = self._group if self._connector.groups > 1 else None
-            session = Session(self._kernels, self._random.getrandbits(128) or 1, window, hint)
+            session = fresh_session(self._kernels, self._connector, self._random, self._group)
             request_id = self._connector.request_id()
             attempt = Attempt(request_id, session.open(request_id), self._group)
             response = await self._exchange.ask(attempt, until)
-            verdict = decode_ingest(response.payload, 0).session_verdict
-            if verdict == Verdict.SESSIONS_FULL:
-                raise Overloaded("the server has no room for another session", "raise --memory-max, or reuse clients")
-            if verdict not in (Verdict.STORED, Verdict.DUPLICATE):
-                raise ProtocolError(f"a session could not be opened (verdict {verdict})")
-            session.is_open = True
+            session.opened(decode_ingest(response.payload, 0).session_verdict)
             self._session = session
             return session
-
-    def _retire(self, session: Session) -> None:
-        """New batches go to a fresh session; those of this one keep their numbers and bytes."""
-        session.retired = True
-        self._wake(session)
 
     def _wake(self, session: Session) -> None:
         """As many of the waiting as there are places (all, if the session has ended): each looks for itself."""
@@ -234,4 +244,4 @@ def _events(batches: Sequence[Batch]) -> str:
     return f"{sum(batch.count for batch in batches)} events"
 
 
-__all__ = ["Lane", "Outcome", "conclude", "describe"]
+__all__ = ["Lane", "Outcome", "conclude", "decode_answer", "describe", "fresh_session", "settle"]

@@ -43,6 +43,11 @@ def parse_address(address: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
+def hello(kernels: Kernels, request_id: int) -> bytes:
+    """The request that a connection begins with."""
+    return encode_request(kernels, Type.HELLO, request_id, encode_map({"client": CLIENT_NAME}))
+
+
 class Link(asyncio.Protocol):
     """One connection; of use once `info` is there, after its handshake."""
 
@@ -129,9 +134,6 @@ class Link(asyncio.Protocol):
         self._transport.write(frame)
         return waiter
 
-    def hello(self, request_id: int) -> bytes:
-        return encode_request(self._kernels, Type.HELLO, request_id, encode_map({"client": CLIENT_NAME}))
-
     def probe(self, request_id: int, again_seconds: float = 0.0) -> None:
         """Is anybody there? The link is given up if this has no answer soon. Not more often than `again_seconds` says."""
         now = self._loop.time()
@@ -140,4 +142,4 @@ class Link(asyncio.Protocol):
             self._probe = self._loop.call_later(
                 PROBE_ANSWER_SECONDS_MAX, self.abort, ConnectionFailed(f"{self.address} does not answer")
             )
-            self._transport.write(self.hello(request_id))
+            self._transport.write(hello(self._kernels, request_id))

@@ -22,6 +22,8 @@ from random import Random
 
 from unimeter.client.batch import Batch
 from unimeter.client.protocol import Type, encode_batch, encode_open_session, encode_request
+from unimeter.client.results import Verdict
+from unimeter.errors import Overloaded, ProtocolError
 from unimeter.kernels import protocol as wire
 from unimeter.kernels.api import Kernels
 
@@ -31,12 +33,12 @@ WINDOW = wire.SESSION_WINDOW
 class Session:
     def __init__(self, kernels: Kernels, id: int, window: int = WINDOW, group: int | None = None) -> None:
         assert 0 < id < 2**128
-        assert 0 < window <= WINDOW
+        assert window > 0
         self.id = id
         self.is_open = False
         self.retired = False
         self._kernels = kernels
-        self._window = window
+        self._window = min(window, WINDOW)
         self._group = group  # None: the only one there is
         self._next = 1
         self._settled_below = 1
@@ -62,6 +64,14 @@ class Session:
         """The request that opens this session."""
         assert not self.is_open
         return encode_request(self._kernels, Type.INGEST, request_id, encode_open_session(self.id), group=self._group)
+
+    def opened(self, verdict: int) -> None:
+        """Its request to open was answered. Overloaded, or ProtocolError: with a refusal."""
+        if verdict == Verdict.SESSIONS_FULL:
+            raise Overloaded("the server has no room for another session", "raise --memory-max, or reuse clients")
+        if verdict not in (Verdict.STORED, Verdict.DUPLICATE):
+            raise ProtocolError(f"a session could not be opened (verdict {verdict})")
+        self.is_open = True
 
     def admit(self, batch: Batch, request_id: int, sync: bool) -> None:
         """Give the batch its number and its bytes, once."""

@@ -1,0 +1,74 @@
+"""A connection that a thread waits on by itself: no event loop, no other thread, one request at a time.
+
+It knows one thing, to ask once. Whatever does not go as usual ends it, and is for the loop's way to sort out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+
+from unimeter.client.link import LinkLost, hello, parse_address
+from unimeter.client.protocol import Protocol, Response, Status
+from unimeter.errors import ConnectionFailed, ProtocolError
+from unimeter.kernels.api import Kernels
+
+RECEIVE_BYTES = 16_384
+
+
+class BlockingLink:
+    """After any exception it is of no use."""
+
+    def __init__(self, kernels: Kernels, address: str) -> None:
+        self.address = address
+        self._kernels = kernels
+        self._protocol = Protocol(kernels)
+        self._socket: socket.socket | None = None
+        self._timeout: float | None = None
+
+    def connect(self, request_id: int, seconds: float) -> None:
+        """With its handshake. LinkLost: not in time, or refused."""
+        try:
+            self._socket = socket.create_connection(parse_address(self.address), timeout=seconds)
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:
+            raise LinkLost(self.address, error) from None
+        if self.ask(request_id, hello(self._kernels, request_id), seconds).status != Status.OK:
+            raise LinkLost(self.address, ConnectionFailed("the handshake was refused"))
+
+    def ask(self, request_id: int, frame: bytes, seconds: float) -> Response:
+        """One request and its answer. LinkLost: there was none in time, or the connection broke; `frame` may have
+        arrived all the same."""
+        assert self._socket is not None
+        until = time.monotonic() + seconds
+        try:
+            self._wait_at_most(self._socket, seconds)
+            self._socket.sendall(frame)
+            while True:
+                data = self._socket.recv(RECEIVE_BYTES)
+                if not data:
+                    raise LinkLost(self.address, None)
+                for answer in self._protocol.receive(data):
+                    if answer.request_id == request_id:
+                        return answer
+                self._wait_at_most(self._socket, until - time.monotonic())
+        except (OSError, ProtocolError) as error:  # a TimeoutError is an OSError
+            raise LinkLost(self.address, error) from None
+
+    def _wait_at_most(self, connection: socket.socket, seconds: float) -> None:
+        if seconds <= 0:
+            raise TimeoutError
+        if seconds != self._timeout:  # mostly it is what it was, and costs no system call
+            connection.settimeout(seconds)
+            self._timeout = seconds
+
+    def shut(self) -> None:
+        """From another thread: whoever waits for an answer has lost the connection."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # it is not connected any more
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
