@@ -102,6 +102,17 @@ class BatchWriter:
         return batch
 
 
+class _Writers(dict[int, BatchWriter]):
+    """By group, made when it is needed."""
+
+    def __init__(self, events_max: int, bytes_max: int) -> None:
+        self._limits = events_max, bytes_max
+
+    def __missing__(self, group: int) -> BatchWriter:
+        writer = self[group] = BatchWriter(*self._limits, group)
+        return writer
+
+
 def encode_properties(properties: Mapping[str, str]) -> bytes:
     """The properties part of a row's tail, without padding."""
     if len(properties) > wire.PROPERTIES_MAX:
@@ -169,7 +180,7 @@ def encode_events(
 ) -> list[Batch]:
     """All events as batches, each of one group; one that cannot be sent raises InvalidArgument with its place, and none
     is sent. `group_of_text` is needed with several groups. Within an account, events keep their order."""
-    writers = [BatchWriter(events_max, bytes_max, group) for group in range(groups)]
+    writers = _Writers(events_max, bytes_max)
     writer = writers[0]
     batches: list[Batch] = []
     codes: dict[str, bytes] = {}
@@ -202,5 +213,5 @@ def encode_events(
         writer.add(row)
         if groups > 1:
             writer.places.append(place)
-    batches += [writer.take() for writer in writers if len(writer)]
+    batches += [writers[group].take() for group in sorted(writers) if len(writers[group])]
     return batches

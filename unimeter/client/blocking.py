@@ -1,12 +1,18 @@
 """A connection that a thread waits on by itself: no event loop, no other thread, one request at a time.
 
 It knows one thing, to ask once. Whatever does not go as usual ends it, and is for the loop's way to sort out.
+
+Every system call gives up the interpreter's lock, and with many threads it is then somebody else's for a while. So there are
+two for a request, one that sends and one that receives: the machine's kernel watches the time (SO_RCVTIMEO,
+SO_SNDTIMEO), where `settimeout` would call poll() before each.
 """
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import struct
+import sys
 import time
 
 from unimeter.client.link import LinkLost, hello, parse_address
@@ -15,6 +21,7 @@ from unimeter.errors import ConnectionFailed, ProtocolError
 from unimeter.kernels.api import Kernels
 
 RECEIVE_BYTES = 16_384
+TIMEVAL = struct.Struct("@ll")  # seconds, microseconds
 
 
 class BlockingLink:
@@ -32,6 +39,7 @@ class BlockingLink:
         try:
             self._socket = socket.create_connection(parse_address(self.address), timeout=seconds)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._socket.settimeout(None)
         except OSError as error:
             raise LinkLost(self.address, error) from None
         if self.ask(request_id, hello(self._kernels, request_id), seconds).status != Status.OK:
@@ -53,14 +61,14 @@ class BlockingLink:
                     if answer.request_id == request_id:
                         return answer
                 self._wait_at_most(self._socket, until - time.monotonic())
-        except (OSError, ProtocolError) as error:  # a TimeoutError is an OSError
+        except (OSError, ProtocolError) as error:  # out of time: a TimeoutError or BlockingIOError
             raise LinkLost(self.address, error) from None
 
     def _wait_at_most(self, connection: socket.socket, seconds: float) -> None:
         if seconds <= 0:
             raise TimeoutError
         if seconds != self._timeout:  # mostly it is what it was, and costs no system call
-            connection.settimeout(seconds)
+            _set_timeout(connection, seconds)
             self._timeout = seconds
 
     def shut(self) -> None:
@@ -72,3 +80,13 @@ class BlockingLink:
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
+
+
+def _set_timeout(connection: socket.socket, seconds: float) -> None:
+    """For each call that sends or receives."""
+    if sys.platform == "win32":
+        connection.settimeout(seconds)
+        return
+    limit = TIMEVAL.pack(*divmod(max(1, int(seconds * 1e6)), 1_000_000))  # 0 would be for ever
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from unimeter.client.values import Account, Event, Filters, MetricSchema, Period
 from unimeter.errors import ClientClosed, IngestError
 
 T = TypeVar("T")
+LAST_WORDS_SECONDS = 0.5  # for calls under way when the client is closed, to say what became of them
 
 
 class Client:
@@ -36,6 +38,8 @@ class Client:
         self.metrics = ClientMetrics(self)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="unimeter-client", daemon=True)
+        self._starting = threading.Lock()  # of work in the loop
+        self._closed = False
         self._thread.start()
 
     def __enter__(self) -> Client:
@@ -52,28 +56,40 @@ class Client:
         self.close()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        if not self._thread.is_alive():
-            work.close()
-            raise ClientClosed("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._starting:
+            if not self._is_open():
+                work.close()
+                raise ClientClosed("the client is closed")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except CancelledError:
+            raise ClientClosed("the client was closed meanwhile") from None
         except BaseException:
             future.cancel()
             raise
 
     def close(self) -> None:
         """Close the connections and end the thread."""
-        if self._thread.is_alive():
-            self._shortcut.close()
-            self._run(self._shut())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        with self._starting:
+            if not self._is_open():
+                return
+            self._closed = True  # so what comes after this in the loop is the last
+            shut = asyncio.run_coroutine_threadsafe(self._shut(), self._loop)
+        self._shortcut.close()
+        shut.result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _is_open(self) -> bool:
+        return not self._closed and self._thread.is_alive()  # it is not in a process that was forked
 
     async def _shut(self) -> None:
         self._inner.close()
-        others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        others = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
+        if others:
+            _, others = await asyncio.wait(others, timeout=LAST_WORDS_SECONDS)
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
@@ -86,7 +102,7 @@ class Client:
     ) -> IngestResult:
         inner = self._inner
         events = [events] if isinstance(events, Event) else list(events)
-        batches = inner.encode(events) if inner.is_connected and self._thread.is_alive() else []
+        batches = inner.encode(events) if inner.is_connected and self._is_open() else []
         if len(batches) != 1:
             return self._run(inner.ingest(events, sync=sync, timeout=timeout))
 
@@ -136,7 +152,7 @@ class Client:
     def _ask(self, type: Type, body: dict[str, Any], account: Account, timeout: float | None) -> dict[str, Any] | None:
         """None: to be asked the loop's way."""
         inner = self._inner
-        if not inner.is_connected or not self._thread.is_alive():
+        if not inner.is_connected or not self._is_open():
             return None
         group = inner.group_of_account(account)
         response = self._shortcut.ask(type, encode_body(body), group, inner.seconds(timeout))
@@ -156,7 +172,7 @@ class Client:
             while True:
                 yield self._run(anext(watch))  # type: ignore[arg-type]
         finally:
-            if self._thread.is_alive():
+            if self._is_open():
                 self._run(watch.aclose())  # type: ignore[attr-defined]
 
     def status(self) -> Mapping[str, Any]:

@@ -192,6 +192,9 @@ def _lost(batch: Batch) -> Outcome:
 
 def conclude(outcomes: Sequence[Outcome], unsent: Sequence[Batch] = ()) -> IngestResult:
     """One result of all outcomes of a call, or the exception that says what is missing."""
+    answer = outcomes[0].answer if len(outcomes) == 1 and not unsent else None
+    if answer is not None and outcomes[0].finished and not answer.conflicts and not answer.refused:
+        return _counts(answer)  # the usual case
     result = IngestResult()
     refusals: list[Refusal] = []
     unfinished = [*unsent]
@@ -199,10 +202,7 @@ def conclude(outcomes: Sequence[Outcome], unsent: Sequence[Batch] = ()) -> Inges
     is_lost = False
     for outcome in outcomes:
         if outcome.answer is not None and outcome.finished:
-            answer = outcome.answer
-            result += IngestResult(
-                answer.stored, answer.duplicates, answer.conflicts, answer.refused, answer.last_offset
-            )
+            result += _counts(outcome.answer)
             refusals += outcome.refusals()
             continue
         first_error = first_error or outcome.error
@@ -230,6 +230,10 @@ def conclude(outcomes: Sequence[Outcome], unsent: Sequence[Batch] = ()) -> Inges
     if result.conflicts or result.refused:
         raise EventsRefused(describe(result, refusals), result, refusals)
     return result
+
+
+def _counts(answer: IngestAnswer) -> IngestResult:
+    return IngestResult(answer.stored, answer.duplicates, answer.conflicts, answer.refused, answer.last_offset)
 
 
 def describe(result: IngestResult, refusals: Sequence[Refusal]) -> str:

@@ -99,7 +99,7 @@ class Protocol:
         responses: list[Response] = []
         at = 0
         while at < len(data):
-            table = self._kernels.response_scan(memoryview(data)[at:], 2, self._payload_bytes_max)
+            table = self._kernels.response_scan(memoryview(data)[at:] if at else data, 2, self._payload_bytes_max)
             for index in range(len(table)):
                 frame = table[index]
                 start = at + frame.payload_off
@@ -110,8 +110,8 @@ class Protocol:
                 raise ProtocolError(_SCAN_ERRORS.get(table.error, f"unreadable bytes ({table.error})"))
             if not table.consumed:
                 break
-        self._rest = data[at:]
         self._wanted = 0
+        self._rest = data[at:]
         if len(self._rest) >= HEADER_BYTES:
             self._wanted = HEADER_BYTES + int.from_bytes(self._rest[8:12], "little")
         return responses
@@ -161,9 +161,11 @@ def decode_ingest(payload: bytes, event_count: int) -> IngestAnswer:
     exception_count = head[-1]
     if len(payload) != wire.V2_INGEST_RESULT.size + exception_count * wire.V2_EXCEPTION.size:
         raise ProtocolError("an ingest answer of the wrong length")
-    exceptions = tuple(wire.V2_EXCEPTION.iter_unpack(payload[wire.V2_INGEST_RESULT.size :]))
-    if any(place >= event_count for place, _ in exceptions):
-        raise ProtocolError("an ingest answer about an event that was not sent")
+    exceptions: tuple[tuple[int, int], ...] = ()
+    if exception_count:
+        exceptions = tuple(wire.V2_EXCEPTION.iter_unpack(payload[wire.V2_INGEST_RESULT.size :]))
+        if any(place >= event_count for place, _ in exceptions):
+            raise ProtocolError("an ingest answer about an event that was not sent")
     answer = IngestAnswer._make((*head[:-1], exceptions))
     told = answer.stored + answer.duplicates + answer.conflicts + answer.refused
     if told != event_count:
