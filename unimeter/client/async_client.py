@@ -160,8 +160,11 @@ class AsyncClient:
         """For callers in other threads; `go_on` is its other way."""
         return Shortcut(self._kernels, self._connector, self._random, silence_seconds=self._silence_seconds)
 
-    async def go_on(self, batch: Batch, *, sync: bool, timeout: float) -> Outcome:
-        """With a batch for which the shortcut was no way, or not to its end; its session is not this client's to settle."""
+    async def go_on(self, batches: Sequence[Batch], *, sync: bool, timeout: float) -> list[Outcome]:
+        """With batches for which the shortcut was no way, or not to its end; their sessions are not this client's to settle."""
+        return await asyncio.gather(*(self._go_on(batch, sync, timeout) for batch in batches))
+
+    async def _go_on(self, batch: Batch, sync: bool, timeout: float) -> Outcome:
         if batch.frame is not None:
             return await self._lane(batch.group).see_through(batch, timeout)
         return await self.send_batch(batch, sync=sync, timeout=timeout)

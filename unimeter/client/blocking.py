@@ -1,4 +1,4 @@
-"""A connection that a thread waits on by itself: no event loop, no other thread, one request at a time.
+"""A connection that a thread waits on by itself: no event loop, no other thread.
 
 It knows one thing, to ask once. Whatever does not go as usual ends it, and is for the loop's way to sort out.
 
@@ -25,10 +25,11 @@ TIMEVAL = struct.Struct("@ll")  # seconds, microseconds
 
 
 class BlockingLink:
-    """After any exception it is of no use."""
+    """It is `clean` while nothing is owed on it; after any exception it is not, and of no use any more."""
 
     def __init__(self, kernels: Kernels, address: str) -> None:
         self.address = address
+        self.clean = False
         self._kernels = kernels
         self._protocol = Protocol(kernels)
         self._socket: socket.socket | None = None
@@ -43,25 +44,44 @@ class BlockingLink:
         except OSError as error:
             raise LinkLost(self.address, error) from None
         if self.ask(request_id, hello(self._kernels, request_id), seconds).status != Status.OK:
+            self.clean = False
             raise LinkLost(self.address, ConnectionFailed("the handshake was refused"))
 
     def ask(self, request_id: int, frame: bytes, seconds: float) -> Response:
         """One request and its answer. LinkLost: there was none in time, or the connection broke; `frame` may have
         arrived all the same."""
+        self.send(frame, seconds)
+        found: dict[int, Response] = {}
+        self.receive({request_id}, found, seconds)
+        return found[request_id]
+
+    def send(self, frames: bytes, seconds: float) -> None:
+        """One request or several. LinkLost: some of it may have arrived."""
+        assert self._socket is not None
+        self.clean = False
+        try:
+            self._wait_at_most(self._socket, seconds)
+            self._socket.sendall(frames)
+        except OSError as error:  # out of time: a TimeoutError or BlockingIOError
+            raise LinkLost(self.address, error) from None
+
+    def receive(self, request_ids: set[int], found: dict[int, Response], seconds: float) -> None:
+        """Until all of these have their answers in `found`. LinkLost: some are missing."""
         assert self._socket is not None
         until = time.monotonic() + seconds
         try:
             self._wait_at_most(self._socket, seconds)
-            self._socket.sendall(frame)
             while True:
                 data = self._socket.recv(RECEIVE_BYTES)
                 if not data:
                     raise LinkLost(self.address, None)
                 for answer in self._protocol.receive(data):
-                    if answer.request_id == request_id:
-                        return answer
+                    found[answer.request_id] = answer
+                if request_ids <= found.keys():
+                    self.clean = True
+                    return
                 self._wait_at_most(self._socket, until - time.monotonic())
-        except (OSError, ProtocolError) as error:  # out of time: a TimeoutError or BlockingIOError
+        except (OSError, ProtocolError) as error:
             raise LinkLost(self.address, error) from None
 
     def _wait_at_most(self, connection: socket.socket, seconds: float) -> None:

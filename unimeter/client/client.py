@@ -103,13 +103,15 @@ class Client:
         inner = self._inner
         events = [events] if isinstance(events, Event) else list(events)
         batches = inner.encode(events) if inner.is_connected and self._is_open() else []
-        if len(batches) != 1:
+        if not batches or len({batch.group for batch in batches}) < len(batches):
             return self._run(inner.ingest(events, sync=sync, timeout=timeout))
 
-        def otherwise(batch: Batch, seconds: float) -> Outcome:
-            return self._run(inner.go_on(batch, sync=sync, timeout=seconds))
+        def otherwise(batches: list[Batch], seconds: float) -> list[Outcome]:
+            return self._run(inner.go_on(batches, sync=sync, timeout=seconds))
 
-        return conclude([self._shortcut.send(batches[0], sync, inner.seconds(timeout), otherwise)])
+        outcomes = self._shortcut.send(batches, sync, inner.seconds(timeout), otherwise)
+        outcomes.sort(key=lambda outcome: outcome.batch.first)
+        return conclude(outcomes)
 
     def retry(self, error: IngestError, *, sync: bool = True, timeout: float | None = None) -> IngestResult:
         return self._run(self._inner.retry(error, sync=sync, timeout=timeout))

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from random import Random
 
 from unimeter.client.batch import Batch
@@ -35,7 +36,19 @@ CONNECT_SECONDS_MAX = 0.25
 ANSWER_IN_A_CLUSTER_SECONDS_MAX = DOUBT_AFTER_SECONDS / 2  # another node may lead by now: the loop's way finds out
 SHUN_SECONDS = 1.0  # for so long nothing is tried again that has just failed
 
-Otherwise = Callable[[Batch, float], Outcome]
+Otherwise = Callable[[list[Batch], float], list[Outcome]]
+
+
+class _Errand:
+    """A batch on the short way: its number is one of the session's."""
+
+    __slots__ = ("batch", "link", "outcome", "session")
+
+    def __init__(self, batch: Batch, link: BlockingLink, session: Session) -> None:
+        self.batch = batch
+        self.link = link
+        self.session = session
+        self.outcome: Outcome | None = None  # None: not known yet
 
 
 class Shortcut:
@@ -57,80 +70,106 @@ class Shortcut:
 
     def ask(self, type: Type, payload: bytes, group: int | None, seconds: float) -> Response | None:
         """The ok answer to a request that changes nothing. None: there is none this way."""
-        link = self._take(group, seconds)
+        self._calls += 1
+        link = self._take(self._connector.reached_at(group), seconds)
         if link is None:
             return None
         request_id = self._connector.request_id()
+        frame = encode_request(self._kernels, type, request_id, payload)
         try:
-            response = self._once(link, request_id, encode_request(self._kernels, type, request_id, payload), seconds)
+            response = link.ask(request_id, frame, self._limit(seconds))
+        except LinkLost:
+            return None
         finally:
             self._give(link)
-        return response if response is not None and response.status == Status.OK else None
+        return response if response.status == Status.OK else None
 
-    def send(self, batch: Batch, sync: bool, seconds: float, otherwise: Otherwise) -> Outcome:
-        """See one batch through. `otherwise` is the loop's way: for a batch that has no bytes yet, or goes on with those
-        that it was given here. It is told how many seconds are left."""
+    def send(self, batches: list[Batch], sync: bool, seconds: float, otherwise: Otherwise) -> list[Outcome]:
+        """See batches through, at most one of each group; all are on their way at the same time. `otherwise` is the loop's way, for
+        those that have no bytes yet or go on with those that they were given here. It is told how many seconds are left."""
+        self._calls += 1
         until = time.monotonic() + seconds
-        link = self._take(batch.group, seconds)
-        session = None
-        if link is not None:
+        links: dict[str, BlockingLink] = {}
+        errands: list[_Errand] = []
+        rest: list[Batch] = []
+        try:
             try:
-                session = self._admit(link, batch, sync, seconds)
-                outcome = self._try(link, batch, seconds) if session is not None else None
-            except BaseException:  # interrupted: its number will never be settled
-                self._retire(session)
-                raise
+                for batch in batches:
+                    errand = self._start(batch, links, sync, seconds)
+                    if errand is None:
+                        rest.append(batch)
+                    else:
+                        errands.append(errand)
+                self._ask_all(links.values(), errands, self._limit(seconds))
             finally:
-                self._give(link)
-        if session is None:
-            return otherwise(batch, until - time.monotonic())
-        if outcome is None:
-            outcome = self._see_through(session, batch, until, otherwise)
-        with self._lock:
-            final = settle(session, batch, outcome)
-        return final if final is not None else otherwise(batch, until - time.monotonic())
-
-    def _try(self, link: BlockingLink, batch: Batch, seconds: float) -> Outcome | None:
-        """None: it is for the loop's way to find out what becomes of it; `batch` says whether it may have been counted."""
-        assert batch.frame is not None
-        batch.sends_unanswered += 1
-        response = self._once(link, batch.request_id, batch.frame, seconds)
-        outcome = None
-        if response is not None:
-            try:
-                if response.status == Status.OK:
-                    outcome = Outcome(batch, decode_answer(response.payload, batch))
-                elif response.status != Status.REDIRECT and is_in_doubt(decode_error(response.payload)):
-                    return None
-                batch.sends_unanswered -= 1
-            except ProtocolError:
-                pass  # an answer that cannot be read is none
-        return outcome
-
-    def _see_through(self, session: Session, batch: Batch, until: float, otherwise: Otherwise) -> Outcome:
-        try:
-            return otherwise(batch, until - time.monotonic())
-        except UnimeterError as error:  # the client was closed meanwhile
-            return Outcome(batch, error=error, finished=False)
-        except BaseException:
-            self._retire(session)
+                for link in links.values():
+                    self._give(link)
+            return self._finish(errands, rest, until, otherwise)
+        except BaseException:  # interrupted: their numbers may never be settled
+            for errand in errands:
+                errand.session.retired = True
             raise
 
-    def _once(self, link: BlockingLink, request_id: int, frame: bytes, seconds: float) -> Response | None:
-        """Ask. None: the link was lost, and with it the others to that address that nobody uses."""
+    def _limit(self, seconds: float) -> float:
         limit = ANSWER_IN_A_CLUSTER_SECONDS_MAX if self._connector.is_cluster else self._silence_seconds
-        try:
-            return link.ask(request_id, frame, min(limit, seconds))
-        except LinkLost:
-            with self._lock:
-                self._shunned[link.address] = time.monotonic() + SHUN_SECONDS
-                idle = self._free.pop(link.address, [])
-            for lost in (link, *idle):
-                self._drop(lost)
+        return min(limit, seconds)
+
+    def _start(self, batch: Batch, links: dict[str, BlockingLink], sync: bool, seconds: float) -> _Errand | None:
+        """None: there is no link to its leader, or no session with room. `links`: those that the call has, by address."""
+        address = self._connector.reached_at(batch.group)
+        if address is None:
             return None
-        except BaseException:
-            self._drop(link)
-            raise
+        link = links.get(address)
+        if link is None:
+            link = self._take(address, seconds)
+            if link is None:
+                return None
+            links[address] = link
+        session = self._admit(link, batch, sync, seconds) if link.clean else None
+        return _Errand(batch, link, session) if session is not None else None
+
+    def _ask_all(self, links: Iterable[BlockingLink], errands: list[_Errand], seconds: float) -> None:
+        """All are sent before the first answer is waited for. What becomes of a batch that has no outcome then is for the
+        loop's way to find out; the batch says whether it may have been counted."""
+        answers: dict[int, Response] = {}
+        asked: list[tuple[BlockingLink, set[int]]] = []
+        for link in links:
+            batches = [errand.batch for errand in errands if errand.link is link]
+            for batch in batches:
+                batch.sends_unanswered += 1
+            with suppress(LinkLost):
+                link.send(b"".join([batch.frame or b"" for batch in batches]), seconds)
+                asked.append((link, {batch.request_id for batch in batches}))
+        for link, ids in asked:
+            with suppress(LinkLost):
+                link.receive(ids, answers, seconds)
+        for errand in errands:
+            response = answers.get(errand.batch.request_id)
+            if response is not None:
+                errand.outcome = _judge(errand.batch, response)
+
+    def _finish(self, errands: list[_Errand], rest: list[Batch], until: float, otherwise: Otherwise) -> list[Outcome]:
+        unknown = [errand for errand in errands if errand.outcome is None]
+        asked = [*(errand.batch for errand in unknown), *rest]
+        outcomes: list[Outcome] = []
+        if asked:
+            try:
+                outcomes = otherwise(asked, until - time.monotonic())
+            except UnimeterError as error:  # the client was closed meanwhile
+                outcomes = [Outcome(batch, error=error, finished=False) for batch in asked]
+            for errand, outcome in zip(unknown, outcomes, strict=False):
+                errand.outcome = outcome
+            del outcomes[: len(unknown)]
+        again: list[Batch] = []
+        with self._lock:
+            for errand in errands:
+                assert errand.outcome is not None
+                final = settle(errand.session, errand.batch, errand.outcome)
+                if final is None:
+                    again.append(errand.batch)
+                else:
+                    outcomes.append(final)
+        return outcomes + otherwise(again, until - time.monotonic()) if again else outcomes
 
     # ---- sessions ----
 
@@ -154,11 +193,11 @@ class Shortcut:
         try:
             session = fresh_session(self._kernels, self._connector, self._random, group)
             request_id = self._connector.request_id()
-            response = self._once(link, request_id, session.open(request_id), seconds)
-            if response is not None and response.status == Status.OK:
+            response = link.ask(request_id, session.open(request_id), self._limit(seconds))
+            if response.status == Status.OK:
                 session.opened(decode_ingest(response.payload, 0).session_verdict)
                 opened = session
-        except (Overloaded, ProtocolError):
+        except (LinkLost, Overloaded, ProtocolError):
             pass  # the loop's way has a session, or says why there is none
         finally:
             with self._lock:
@@ -169,17 +208,11 @@ class Shortcut:
                     self._shunned[group] = time.monotonic() + SHUN_SECONDS
         return opened
 
-    def _retire(self, session: Session | None) -> None:
-        if session is not None:
-            session.retired = True
-
     # ---- links ----
 
-    def _take(self, group: int | None, seconds: float) -> BlockingLink | None:
-        """A link that nobody else uses, to the node that is to be asked."""
-        address = self._connector.reached_at(group)
+    def _take(self, address: str | None, seconds: float) -> BlockingLink | None:
+        """A link that nobody else uses."""
         with self._lock:
-            self._calls += 1
             if address is None or self._closed or self._calls <= CALLS_FIRST:
                 return None
             free = self._free.get(address)
@@ -192,38 +225,49 @@ class Shortcut:
             links.add(link)
         try:
             link.connect(self._connector.request_id(), min(CONNECT_SECONDS_MAX, seconds))
-            return link
-        except LinkLost:
-            with self._lock:
-                self._shunned[address] = time.monotonic() + SHUN_SECONDS
-            self._drop(link)
-            return None
-        except BaseException:
-            self._drop(link)
+        except BaseException as error:
+            self._give(link)
+            if isinstance(error, LinkLost):
+                return None
             raise
+        return link
 
     def _give(self, link: BlockingLink) -> None:
-        """Back, unless it was dropped."""
+        """Back. One that was lost is dropped, with the others to that address that nobody uses: they will be no better."""
         with self._lock:
-            if not self._closed:
-                if link in self._links.get(link.address, ()):
-                    self._free.setdefault(link.address, []).append(link)
+            free = self._free.setdefault(link.address, [])
+            if link.clean and not self._closed:
+                free.append(link)
                 return
-        self._drop(link)
-
-    def _drop(self, link: BlockingLink) -> None:
-        with self._lock:
-            self._links.get(link.address, set()).discard(link)
-        link.close()
+            self._shunned[link.address] = time.monotonic() + SHUN_SECONDS
+            dropped = [link, *free]
+            free.clear()
+            self._links[link.address].difference_update(dropped)
+        for lost in dropped:
+            lost.close()
 
     def close(self) -> None:
         """Whoever waits on a link is told that it is lost."""
         with self._lock:
             self._closed = True
             links = [link for at_address in self._links.values() for link in at_address]
-            free = [link for at_address in self._free.values() for link in at_address]
-            self._free.clear()
+            for free in self._free.values():
+                for link in free:
+                    link.close()
+                free.clear()
         for link in links:
             link.shut()
-        for link in free:
-            self._drop(link)
+
+
+def _judge(batch: Batch, response: Response) -> Outcome | None:
+    """None: the answer is not final. It is said in `batch` whether it may have been counted."""
+    try:
+        if response.status == Status.OK:
+            outcome = Outcome(batch, decode_answer(response.payload, batch))
+            batch.sends_unanswered -= 1
+            return outcome
+        if response.status == Status.REDIRECT or not is_in_doubt(decode_error(response.payload)):
+            batch.sends_unanswered -= 1
+    except ProtocolError:
+        pass  # an answer that cannot be read is none
+    return None
