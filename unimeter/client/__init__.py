@@ -9,5 +9,6 @@ topology                 who leads which group, and which group an account is in
 link, connector          one connection; finding the one to ask
 exchange                 asking until there is an answer
 ingest                   batches on their way, and what is concluded from their answers
+blocking, shortcut       the short way of a blocking call, which needs no loop
 async_client, client     the two front ends
 """
