@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -22,6 +23,7 @@ import pytest
 
 from tests import v1_client as v1
 from tests.harness import Bench
+from tests.refused_calls import CAN_REFUSE, IO_SETUP, IO_SUBMIT
 from tests.v1_client import Event, V1Client
 from unimeter import cli
 from unimeter.commands.bench_node import NodeFailed, NodeProcess, free_port
@@ -101,6 +103,30 @@ def test_signal_during_recovery_stops_at_once(tmp_path: Path) -> None:
         [*command, "--listen", "127.0.0.1:0", "--admin", "off"], capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not CAN_REFUSE, reason="no filter of system calls for this machine")
+@pytest.mark.parametrize("call", [IO_SETUP, IO_SUBMIT])
+@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS])
+def test_a_node_whose_kernel_refuses_asynchronous_io_works_without(tmp_path: Path, call: int, error: int) -> None:
+    class Refused(NodeProcess):
+        def command(self) -> list[str]:
+            return [sys.executable, "-m", "tests.refused_calls", f"{call}:{error}", *super().command()]
+
+    admin = free_port()
+    with Refused(tmp_path / "data", *SMALL, "--admin", f"127.0.0.1:{admin}") as node:
+        for restarts in range(2):
+            with V1Client("127.0.0.1", node.port) as client:
+                if not restarts:
+                    client.metric_put("m", v1.SUM)
+                for n in range(10):
+                    assert client.ingest([Event("m", 7, T0 + 10 * restarts + n, 1)]).stored == 1
+            told = re.search(r"^unimeter_disk_told_writes_total (.*)$", get(admin, "/metrics")[1], re.MULTILINE)
+            assert told is not None
+            assert float(told[1]) == 0
+            node.kill()
+            node.start()
+            assert f" {10 * (restarts + 1)} events recovered in " in node.ready_line
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
