@@ -13,8 +13,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from unimeter.client.times import timestamp_ns
-from unimeter.client.values import Event, account_key, event_id, metric_code, operation_number, utf8, whole_value
+from unimeter.client.times import TIMESTAMP_MAX_NS, timestamp_ns
+from unimeter.client.values import (
+    I64_MAX,
+    I64_MIN,
+    U64_MAX,
+    Event,
+    account_key,
+    event_id,
+    metric_code,
+    operation_number,
+    utf8,
+    whole_value,
+)
 from unimeter.errors import InvalidArgument
 from unimeter.kernels import protocol as wire
 
@@ -76,14 +87,15 @@ class BatchWriter:
             self._codes_bytes += 1 + len(code)
         return index
 
-    def has_room(self, row_bytes: int) -> bool:
-        """Room for one more row, and for one more metric code with it."""
-        used = self._rows_bytes + self._codes_bytes + wire.CODE_BYTES_MAX + 8
-        return len(self._rows) < self.events_max and used + row_bytes <= self.bytes_max
-
-    def add(self, row: bytes) -> None:
-        self._rows.append(row)
-        self._rows_bytes += len(row)
+    def add(self, row: bytes) -> bool:
+        """False: the open batch has no room for it, and for one more metric code with it. An empty one has room for any row."""
+        rows, used = self._rows, self._rows_bytes + len(row)
+        if len(rows) >= self.events_max or used + self._codes_bytes + wire.CODE_BYTES_MAX + 8 > self.bytes_max:
+            assert rows, "one row always fits an empty batch"
+            return False
+        rows.append(row)
+        self._rows_bytes = used
+        return True
 
     def take(self) -> Batch:
         """Close the open batch and begin the next."""
@@ -133,27 +145,40 @@ def encode_properties(properties: Mapping[str, str]) -> bytes:
 def encode_row(event: Event, metric: int, known_properties: dict[object, bytes] | None = None) -> bytes:
     """One event as a row; raises InvalidArgument when it cannot be one. `known_properties` remembers what properties
     look like as bytes, for events that have many in common."""
-    account = account_key(event.account_id)
+    account, value, time = (
+        event.account_id,
+        event.value,
+        event.timestamp,
+    )  # mostly whole numbers that fit: no more calls then
     flags = 0
     tail = b""
-    if isinstance(account, bytes):
-        flags = wire.V2_ROW_FLAG_TEXT
-        tail = bytes((len(account),)) + account
+    if type(account) is not int or not 0 <= account <= U64_MAX:
+        key = account_key(account)
         account = 0
+        if isinstance(key, bytes):
+            flags = wire.V2_ROW_FLAG_TEXT
+            tail = bytes((len(key),)) + key
+        else:
+            account = key
     if event.id is not None:
         identity = event_id(event.id)
         flags |= wire.V2_ROW_FLAG_ID
         tail += bytes((len(identity),)) + identity
-    if event.properties:
-        tail += _properties(event.properties, known_properties)
+    properties = event.properties
+    if properties:
+        tail += _properties(properties, known_properties)
     tail += PADDING[-len(tail) & 7]
-    time = event.timestamp
-    ns = 0 if time is None else timestamp_ns(time, "timestamp")
-    if ns == 0 and time is not None and time != 0:
-        raise InvalidArgument("the first nanosecond of 1970 cannot be a timestamp: 0 means stamped on arrival")
+    if time is None:
+        time = 0
+    elif type(time) is not int or not 0 < time <= TIMESTAMP_MAX_NS:
+        ns = timestamp_ns(time, "timestamp")
+        if ns == 0 and time != 0:
+            raise InvalidArgument("the first nanosecond of 1970 cannot be a timestamp: 0 means stamped on arrival")
+        time = ns
+    if type(value) is not int or not I64_MIN <= value <= I64_MAX:
+        value = whole_value(value)
     operation = operation_number(event.operation) if event.operation is not None else 0
-    value = whole_value(event.value)
-    return pack_head(account, ns, value, metric, operation, flags, len(event.properties), 0, len(tail)) + tail
+    return pack_head(account, time, value, metric, operation, flags, len(properties), 0, len(tail)) + tail
 
 
 def _properties(properties: Mapping[str, str], known: dict[object, bytes] | None) -> bytes:
@@ -204,13 +229,11 @@ def encode_events(
                 elif isinstance(account, int):
                     writer = writers[account % wire.PARTITIONS % groups]
             row = encode_row(event, writer.metric(code), known)
-            if not writer.has_room(len(row)):
-                assert len(writer), "one row always fits an empty batch"
+            if not writer.add(row):
                 batches.append(writer.take())  # a code that only the next row needs may stay in it: it does no harm
-                row = encode_row(event, writer.metric(code), known)
+                writer.add(encode_row(event, writer.metric(code), known))
         except InvalidArgument as error:
             raise InvalidArgument(f"event {place}: {error}") from None
-        writer.add(row)
         if groups > 1:
             writer.places.append(place)
     batches += [writers[group].take() for group in sorted(writers) if len(writers[group])]

@@ -44,7 +44,7 @@ class PeriodType(StrEnum):
     FIXED = "fixed"  # 30 days, counted from 1970-01-01
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Event:
     """One thing that happened. `value` is a whole number (see `scale` for decimals); without a `timestamp` the
     server stamps the event on arrival; an `id` makes it count once per account, whoever sends it."""
@@ -56,6 +56,30 @@ class Event:
     properties: Mapping[str, str] = field(default_factory=dict)
     operation: str | None = None  # "add" or "remove", for count-unique
     id: str | bytes | None = None
+
+    def __init__(
+        self,
+        account_id: Account,
+        metric_code: str,
+        value: int = 1,
+        timestamp: Time | None = None,
+        properties: Mapping[str, str] | None = None,
+        operation: str | None = None,
+        id: str | bytes | None = None,
+    ) -> None:
+        # what a frozen dataclass would do, with a third less time: an application makes one for everything that happens
+        _put_account_id(self, account_id)
+        _put_metric_code(self, metric_code)
+        _put_value(self, value)
+        _put_timestamp(self, timestamp)
+        _put_properties(self, {} if properties is None else properties)
+        _put_operation(self, operation)
+        _put_id(self, id)
+
+
+(
+    _put_account_id, _put_metric_code, _put_value, _put_timestamp, _put_properties, _put_operation, _put_id,
+) = (getattr(Event, name).__set__ for name in Event.__slots__)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

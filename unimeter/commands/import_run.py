@@ -162,11 +162,11 @@ class Import:
             if groups > 1:
                 group = group_of_row(row, groups, kernels)
             writer = writers[group]
-            if not writer.has_room(len(row)):
+            if not writer.add(row):
                 yield Prepared(writer.take(), lines[group])
                 lines[group] = []
                 writer.metric(code)
-            writer.add(row)
+                writer.add(row)
             lines[group].append(record[0])
         for group, writer in enumerate(writers):
             if len(writer):
