@@ -46,6 +46,7 @@ class Line:
 
     def __init__(self) -> None:
         self.plan: list[str] = []
+        self.opening: list[str] = []  # the same, for the next sessions that are opened
         self.always: str | None = None
         self.elsewhere = ""
         self.frames: list[bytes] = []  # every ingest request that arrived, opening of sessions left out
@@ -53,7 +54,7 @@ class Line:
 
     def next(self, frame: bytes) -> str:
         if int.from_bytes(frame[32 + 38 : 32 + 40], "little") & wire.V2_BATCH_FLAG_OPEN_SESSION:
-            return "ok"
+            return self.opening.pop(0) if self.opening else "ok"
         self.frames.append(frame)
         self.arrived.set()
         if self.always:

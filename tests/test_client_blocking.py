@@ -202,6 +202,22 @@ def test_a_lost_session_is_loud_for_a_batch_in_doubt_and_silent_for_a_fresh_one(
         assert total(client, 8) == 3
 
 
+@pytest.mark.parametrize("fate", ["lose", "busy", "redirect", "garbage"])
+def test_without_a_session_a_call_goes_the_loops_way_at_once(node: NodeServer, fate: str) -> None:
+    with Client([node.address]) as client:
+        client.metrics.create(MetricSchema("calls", AggType.SUM))
+        client.ingest(calls(1, account=1))  # the loop's way has its session
+        for _ in range(CALLS_FIRST):
+            total(client)
+        node.line.elsewhere = node.address
+        node.line.opening = [fate]
+        started = time.monotonic()
+        assert client.ingest(calls(3)).stored == 3
+        assert time.monotonic() - started < 1.0
+        assert not node.line.opening
+        assert total(client) == 3
+
+
 def test_connections_that_the_server_closed_are_replaced(beside: Beside, node: NodeServer) -> None:
     with Client([node.address]) as client:
         warm(client)
@@ -264,6 +280,34 @@ def test_an_interrupted_call_holds_up_nobody(beside: Beside, node: NodeServer) -
                 client.ingest(calls(1, account=n + 10))
             interrupting.result()
             assert client.ingest(calls(1, account=n + 10)).stored == 1, "without an id or a session it is another event"
+
+
+def test_a_signals_handler_may_call(node: NodeServer) -> None:
+    with Client([node.address]) as client, ThreadPoolExecutor(1) as pool:
+        warm(client)
+        handled = 0
+
+        def handler(_number: int, _frame: object) -> None:
+            nonlocal handled
+            handled += 1
+            assert client.ingest([Event(8, "calls", 1, JAN_1 + handled)]).stored == 1
+            assert total(client, 8) == handled
+
+        def disturb() -> None:
+            for _ in range(100):
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+        before = signal.signal(signal.SIGUSR1, handler)
+        try:
+            disturbing = pool.submit(disturb)
+            n = 0
+            while not disturbing.done() or n < 200:
+                assert client.ingest([Event(7, "calls", 1, JAN_1 + n)]).stored == 1
+                n += 1
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+        assert handled > 0
+        assert (total(client), total(client, 8)) == (n, handled)
 
 
 # ---- a cluster ----

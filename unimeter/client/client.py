@@ -38,7 +38,7 @@ class Client:
         self.metrics = ClientMetrics(self)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="unimeter-client", daemon=True)
-        self._starting = threading.Lock()  # of work in the loop
+        self._starting = threading.RLock()  # of work in the loop; a signal's handler may call, too
         self._closed = False
         self._thread.start()
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from random import Random
 
@@ -34,6 +34,7 @@ CALLS_FIRST = 8
 LINKS_PER_NODE_MAX = 8
 CONNECT_SECONDS_MAX = 0.25
 ANSWER_IN_A_CLUSTER_SECONDS_MAX = DOUBT_AFTER_SECONDS / 2  # another node may lead by now: the loop's way finds out
+ANSWER_AT_HAND_SECONDS = 0.05
 SHUN_SECONDS = 1.0  # for so long nothing is tried again that has just failed
 
 Otherwise = Callable[[list[Batch], float], list[Outcome]]
@@ -59,6 +60,9 @@ class Shortcut:
         self._connector = connector
         self._random = random
         self._silence_seconds = silence_seconds
+        self._inside: set[int] = (
+            set()
+        )  # threads: a signal's handler that calls goes the loop's way, as it may have interrupted anything
         self._lock = threading.Lock()  # of all that follows; nobody waits for anything else while holding it
         self._closed = False
         self._calls = 0
@@ -70,45 +74,61 @@ class Shortcut:
 
     def ask(self, type: Type, payload: bytes, group: int | None, seconds: float) -> Response | None:
         """The ok answer to a request that changes nothing. None: there is none this way."""
-        self._calls += 1
-        link = self._take(self._connector.reached_at(group), seconds)
-        if link is None:
+        thread = threading.get_ident()
+        if thread in self._inside:
             return None
-        request_id = self._connector.request_id()
-        frame = encode_request(self._kernels, type, request_id, payload)
+        self._inside.add(thread)
         try:
-            response = link.ask(request_id, frame, self._limit(seconds))
+            link = self._take(self._connector.reached_at(group), seconds)
+            if link is None:
+                return None
+            request_id = self._connector.request_id()
+            frame = encode_request(self._kernels, type, request_id, payload)
+            try:
+                response = link.ask(request_id, frame, self._limit(seconds))
+            finally:
+                self._give(link)
+            return response if response.status == Status.OK else None
         except LinkLost:
             return None
         finally:
-            self._give(link)
-        return response if response.status == Status.OK else None
+            self._inside.discard(thread)
 
     def send(self, batches: list[Batch], sync: bool, seconds: float, otherwise: Otherwise) -> list[Outcome]:
         """See batches through, at most one of each group; all are on their way at the same time. `otherwise` is the loop's way, for
         those that have no bytes yet or go on with those that they were given here. It is told how many seconds are left."""
-        self._calls += 1
+        thread = threading.get_ident()
+        if thread in self._inside:
+            return otherwise(batches, seconds)
+        self._inside.add(thread)
         until = time.monotonic() + seconds
-        links: dict[str, BlockingLink] = {}
         errands: list[_Errand] = []
-        rest: list[Batch] = []
         try:
-            try:
-                for batch in batches:
-                    errand = self._start(batch, links, sync, seconds)
-                    if errand is None:
-                        rest.append(batch)
-                    else:
-                        errands.append(errand)
-                self._ask_all(links.values(), errands, self._limit(seconds))
-            finally:
-                for link in links.values():
-                    self._give(link)
+            rest = self._try(batches, errands, sync, seconds)
             return self._finish(errands, rest, until, otherwise)
         except BaseException:  # interrupted: their numbers may never be settled
             for errand in errands:
                 errand.session.retired = True
             raise
+        finally:
+            self._inside.discard(thread)
+
+    def _try(self, batches: list[Batch], errands: list[_Errand], sync: bool, seconds: float) -> list[Batch]:
+        """Ask once. Returns those for which this is no way, which have no bytes yet."""
+        links: dict[str, BlockingLink] = {}
+        rest: list[Batch] = []
+        try:
+            for batch in batches:
+                errand = self._start(batch, links, sync, seconds)
+                if errand is None:
+                    rest.append(batch)
+                else:
+                    errands.append(errand)
+            self._ask_all(errands, self._limit(seconds))
+        finally:
+            for link in links.values():
+                self._give(link)
+        return rest
 
     def _limit(self, seconds: float) -> float:
         limit = ANSWER_IN_A_CLUSTER_SECONDS_MAX if self._connector.is_cluster else self._silence_seconds
@@ -128,21 +148,26 @@ class Shortcut:
         session = self._admit(link, batch, sync, seconds) if link.clean else None
         return _Errand(batch, link, session) if session is not None else None
 
-    def _ask_all(self, links: Iterable[BlockingLink], errands: list[_Errand], seconds: float) -> None:
+    def _ask_all(self, errands: list[_Errand], seconds: float) -> None:
         """All are sent before the first answer is waited for. What becomes of a batch that has no outcome then is for the
         loop's way to find out; the batch says whether it may have been counted."""
-        answers: dict[int, Response] = {}
+        until = time.monotonic() + seconds
+        by_link: dict[BlockingLink, list[Batch]] = {}
+        for errand in errands:
+            by_link.setdefault(errand.link, []).append(errand.batch)
         asked: list[tuple[BlockingLink, set[int]]] = []
-        for link in links:
-            batches = [errand.batch for errand in errands if errand.link is link]
+        for link, batches in by_link.items():
             for batch in batches:
                 batch.sends_unanswered += 1
             with suppress(LinkLost):
                 link.send(b"".join([batch.frame or b"" for batch in batches]), seconds)
                 asked.append((link, {batch.request_id for batch in batches}))
+        answers: dict[int, Response] = {}
         for link, ids in asked:
-            with suppress(LinkLost):
+            try:
                 link.receive(ids, answers, seconds)
+            except LinkLost:  # the others were asked at the same time: they are not waited for as long again
+                seconds = max(until - time.monotonic(), ANSWER_AT_HAND_SECONDS)
         for errand in errands:
             response = answers.get(errand.batch.request_id)
             if response is not None:
@@ -150,13 +175,9 @@ class Shortcut:
 
     def _finish(self, errands: list[_Errand], rest: list[Batch], until: float, otherwise: Otherwise) -> list[Outcome]:
         unknown = [errand for errand in errands if errand.outcome is None]
-        asked = [*(errand.batch for errand in unknown), *rest]
         outcomes: list[Outcome] = []
-        if asked:
-            try:
-                outcomes = otherwise(asked, until - time.monotonic())
-            except UnimeterError as error:  # the client was closed meanwhile
-                outcomes = [Outcome(batch, error=error, finished=False) for batch in asked]
+        if unknown or rest:
+            outcomes = _go_on([*(errand.batch for errand in unknown), *rest], until, otherwise)
             for errand, outcome in zip(unknown, outcomes, strict=False):
                 errand.outcome = outcome
             del outcomes[: len(unknown)]
@@ -169,7 +190,7 @@ class Shortcut:
                     again.append(errand.batch)
                 else:
                     outcomes.append(final)
-        return outcomes + otherwise(again, until - time.monotonic()) if again else outcomes
+        return outcomes + _go_on(again, until, otherwise) if again else outcomes
 
     # ---- sessions ----
 
@@ -213,7 +234,8 @@ class Shortcut:
     def _take(self, address: str | None, seconds: float) -> BlockingLink | None:
         """A link that nobody else uses."""
         with self._lock:
-            if address is None or self._closed or self._calls <= CALLS_FIRST:
+            self._calls += 1
+            if address is None or self._closed or self._calls <= CALLS_FIRST or seconds <= 0:
                 return None
             free = self._free.get(address)
             if free:
@@ -257,6 +279,13 @@ class Shortcut:
                 free.clear()
         for link in links:
             link.shut()
+
+
+def _go_on(batches: list[Batch], until: float, otherwise: Otherwise) -> list[Outcome]:
+    try:
+        return otherwise(batches, until - time.monotonic())
+    except UnimeterError as error:  # the client was closed meanwhile
+        return [Outcome(batch, error=error, finished=False) for batch in batches]
 
 
 def _judge(batch: Batch, response: Response) -> Outcome | None:
