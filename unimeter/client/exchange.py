@@ -106,42 +106,89 @@ class Exchange:
             await asyncio.gather(asyncio.sleep(wait_seconds), self._connector.refresh(until, link))
 
     async def _ask_once(self, link: Link, attempt: Attempt, until: float) -> Response:
-        loop = asyncio.get_running_loop()
-        asked_at = loop.time()
         asking = link.start(attempt.request_id, attempt.frame)
         attempt.sends += 1
         attempt.sends_unanswered += 1
+        vigil = Vigil(self._connector, link, attempt, asking, until, self._silence_seconds)
+        vigil.look()
         try:
-            while not asking.done():
-                now = loop.time()
-                quiet_since = max(asked_at, link.heard_at)
-                look_again_at = quiet_since + self._silence_seconds
-                if now >= until:
-                    raise TimeoutError
-                if now >= look_again_at:
-                    link.abort(ConnectionFailed(f"{link.address} was silent for {self._silence_seconds:g} seconds"))
-                elif self._connector.is_cluster:
-                    doubt_at = asked_at + DOUBT_AFTER_SECONDS
-                    if now >= doubt_at:
-                        self._doubt(link, attempt, now >= quiet_since + DOUBT_AFTER_SECONDS)
-                        doubt_at = now + DOUBT_AGAIN_SECONDS
-                    look_again_at = min(look_again_at, doubt_at)
-                await asyncio.wait([asking], timeout=max(0.001, min(until, look_again_at) - now))
-            response = asking.result()
+            response = await asking
         finally:
-            asking.cancel()
+            vigil.end()
         attempt.sends_unanswered -= 1
         return response
 
-    def _doubt(self, link: Link, attempt: Attempt, is_silent: bool) -> None:
+
+class Vigil:
+    """Looks after a request that waits for its answer, from time to time: it costs a timer, and nothing while all goes well."""
+
+    def __init__(
+        self,
+        connector: Connector,
+        link: Link,
+        attempt: Attempt,
+        asking: asyncio.Future[Response],
+        until: float,
+        silence_seconds: float,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._connector = connector
+        self._link = link
+        self._attempt = attempt
+        self._asking = asking
+        self._until = until
+        self._silence_seconds = silence_seconds
+        self._asked_at = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def look(self) -> None:
+        """Is there still hope? If not, the request is told why, or its link is given up."""
+        if self._asking.done():
+            return
+        try:
+            self._look()
+        except Exception as error:  # in a timer nobody else would hear of it
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._asking.done():
+            self._asking.set_exception(error)
+
+    def _look(self) -> None:
+        now, link = self._loop.time(), self._link
+        quiet_since = max(self._asked_at, link.heard_at)
+        look_again_at = quiet_since + self._silence_seconds
+        if now >= self._until:
+            self._fail(TimeoutError())
+            return
+        if now >= look_again_at:
+            link.abort(ConnectionFailed(f"{link.address} was silent for {self._silence_seconds:g} seconds"))
+        elif self._connector.is_cluster:
+            doubt_at = self._asked_at + DOUBT_AFTER_SECONDS
+            if now >= doubt_at:
+                if self._is_left(now >= quiet_since + DOUBT_AFTER_SECONDS):
+                    return
+                doubt_at = now + DOUBT_AGAIN_SECONDS
+            look_again_at = min(look_again_at, doubt_at)
+        self._timer = self._loop.call_at(max(now + 0.001, min(self._until, look_again_at)), self.look)
+
+    def _is_left(self, is_silent: bool) -> bool:
         """An answer is overdue: leave, if another node leads the group by now. A link that has other answers to
         give is kept for them."""
-        if not self._connector.suspect(link, attempt.group, is_silent):
-            return
+        link = self._link
+        if not self._connector.suspect(link, self._attempt.group, is_silent):
+            return False
         reason = ConnectionFailed(f"{link.address} does not answer, and another node leads its group now")
         if is_silent:
             link.abort(reason)
-        raise LinkLost(link.address, reason)
+        self._fail(LinkLost(link.address, reason))
+        return True
+
+    def end(self) -> None:
+        """Nobody waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._asking.cancel()
 
 
 def _timeout(trouble: Exception | None) -> RequestTimeout:
