@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.client_server import response
 from unimeter.client import decode
-from unimeter.client.batch import BatchWriter, encode_events, encode_row
+from unimeter.client.batch import BatchWriter, encode_event, encode_events, encode_row
 from unimeter.client.link import Link
 from unimeter.client.protocol import (
     Protocol,
@@ -58,6 +58,33 @@ def test_a_row_reads_back_as_the_event_it_was(event: Event, metric: int) -> None
     assert view.operation == {None: 0, "add": 1, "remove": 2}[event.operation]
     assert view.id == event.id
     assert {key.decode(): value.decode() for key, value in view.properties} == event.properties
+
+
+@given(EVENTS, st.integers(1, 9))
+def test_a_single_event_is_encoded_as_one_of_many(event: Event, groups: int) -> None:
+    def of_text(text: bytes) -> int:
+        return group_of(text, groups, KERNELS)
+
+    alone, (among,) = encode_event(event, groups, of_text), encode_events([event], groups=groups, group_of_text=of_text)
+    for field in ("first", "count", "dictionary_count", "dictionary", "rows", "group"):
+        assert getattr(alone, field) == getattr(among, field)
+    assert alone.place(0) == among.place(0) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong", [Event(-1, "m"), Event(True, "m"), Event("", "m"), Event(1, ""), Event(1, "m", 2**63), Event(1, "m", 1, 0)]
+)
+def test_what_a_single_event_has_wrong_is_said_as_among_many(wrong: Event) -> None:
+    said: list[str] = []
+    for work in (
+        lambda: encode_event(wrong, 6, lambda _: 0),
+        lambda: encode_events([wrong], groups=6, group_of_text=lambda _: 0),
+    ):
+        try:
+            work()
+        except InvalidArgument as error:
+            said.append(str(error))
+    assert said in ([], 2 * said[:1])
 
 
 @given(st.lists(EVENTS, max_size=40), st.integers(1, 10), st.integers(8192, 20000))

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from unimeter.client import decode
-from unimeter.client.batch import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, ROW_BYTES_MAX, Batch, encode_events
+from unimeter.client.batch import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, ROW_BYTES_MAX, Batch, encode_event, encode_events
 from unimeter.client.connector import Connector
 from unimeter.client.cursors import Since, cursors, merge
 from unimeter.client.exchange import Attempt, Exchange
@@ -182,6 +182,8 @@ class AsyncClient:
 
     def encode(self, events: Sequence[Event]) -> list[Batch]:
         """Batches within the server's limits, each of one group."""
+        if len(events) == 1 and isinstance(events[0], Event):
+            return [encode_event(events[0], self._connector.groups, self._group_of)]
         return encode_events(events, *self._batch_shape(), self._group_of)
 
     def _batch_shape(self) -> tuple[int, int, int]:

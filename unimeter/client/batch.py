@@ -99,9 +99,8 @@ class BatchWriter:
 
     def take(self) -> Batch:
         """Close the open batch and begin the next."""
-        dictionary = b"".join(bytes((len(code),)) + code for code in self._codes)
-        dictionary += PADDING[-len(dictionary) & 7]
-        batch = Batch(self._first, len(self._rows), len(self._codes), dictionary, b"".join(self._rows), self.group)
+        codes, rows = self._codes, self._rows
+        batch = Batch(self._first, len(rows), len(codes), encode_dictionary(codes), b"".join(rows), self.group)
         self._first += batch.count
         if self.places:
             assert len(self.places) == batch.count
@@ -112,6 +111,11 @@ class BatchWriter:
         self._codes = {}
         self._codes_bytes = 0
         return batch
+
+
+def encode_dictionary(codes: Iterable[bytes]) -> bytes:
+    dictionary = b"".join([bytes((len(code),)) + code for code in codes])
+    return dictionary + PADDING[-len(dictionary) & 7]
 
 
 class _Writers(dict[int, BatchWriter]):
@@ -194,6 +198,23 @@ def _properties(properties: Mapping[str, str], known: dict[object, bytes] | None
         if len(known) < PROPERTIES_KNOWN_MAX:
             known[key] = found
     return found
+
+
+def encode_event(event: Event, groups: int = 1, group_of_text: Callable[[bytes], int] | None = None) -> Batch:
+    """What `encode_events` makes of a single one, in half the time: most calls bring one."""
+    try:
+        code = metric_code(event.metric_code)
+        row = encode_row(event, 0)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"event 0: {error}") from None
+    group, account = 0, event.account_id
+    if groups > 1:
+        if isinstance(account, str):
+            assert group_of_text is not None
+            group = group_of_text(utf8(account, "account_id"))
+        else:
+            group = account % wire.PARTITIONS % groups
+    return Batch(0, 1, 1, encode_dictionary((code,)), row, group)
 
 
 def encode_events(

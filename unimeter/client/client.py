@@ -8,6 +8,7 @@ threads at once, and their calls are in flight at the same time.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
@@ -40,6 +41,7 @@ class Client:
         self._thread = threading.Thread(target=self._loop.run_forever, name="unimeter-client", daemon=True)
         self._starting = threading.RLock()  # of work in the loop; a signal's handler may call, too
         self._closed = False
+        self._process = os.getpid()
         self._thread.start()
 
     def __enter__(self) -> Client:
@@ -83,7 +85,7 @@ class Client:
         self._loop.close()
 
     def _is_open(self) -> bool:
-        return not self._closed and self._thread.is_alive()  # it is not in a process that was forked
+        return not self._closed and os.getpid() == self._process  # a fork has no thread for the loop
 
     async def _shut(self) -> None:
         self._inner.close()
@@ -103,7 +105,7 @@ class Client:
         inner = self._inner
         events = [events] if isinstance(events, Event) else list(events)
         batches = inner.encode(events) if inner.is_connected and self._is_open() else []
-        if not batches or len({batch.group for batch in batches}) < len(batches):
+        if not batches or (len(batches) > 1 and len({batch.group for batch in batches}) < len(batches)):
             return self._run(inner.ingest(events, sync=sync, timeout=timeout))
 
         def otherwise(batches: list[Batch], seconds: float) -> list[Outcome]:

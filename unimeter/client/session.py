@@ -58,7 +58,7 @@ class Session:
         return self._settled_below + self._window - self._next
 
     def has_room(self) -> bool:
-        return self.room > 0
+        return self._next < self._settled_below + self._window
 
     def open(self, request_id: int) -> bytes:
         """The request that opens this session."""

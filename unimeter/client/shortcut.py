@@ -16,7 +16,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from random import Random
 
 from unimeter.client.batch import Batch
@@ -159,9 +158,11 @@ class Shortcut:
         for link, batches in by_link.items():
             for batch in batches:
                 batch.sends_unanswered += 1
-            with suppress(LinkLost):
+            try:
                 link.send(b"".join([batch.frame or b"" for batch in batches]), seconds)
-                asked.append((link, {batch.request_id for batch in batches}))
+            except LinkLost:
+                continue
+            asked.append((link, {batch.request_id for batch in batches}))
         answers: dict[int, Response] = {}
         for link, ids in asked:
             try:
