@@ -13,6 +13,7 @@ import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from random import Random
 from typing import Any
 
 from tests.client_server import error_body, response
@@ -278,3 +279,13 @@ async def in_the_end(ask: Callable[[], Awaitable[object]]) -> object:
     while True:
         with contextlib.suppress(IngestIncomplete, RequestTimeout):
             return await ask()
+
+
+async def leaders_come_and_go(cluster: FakeCluster, dice: Random) -> None:
+    """For a second or so; in the end every group has one."""
+    groups = len(cluster.benches)
+    for _ in range(20):
+        await asyncio.sleep(dice.random() / 20)
+        cluster.elect(dice.choice([*cluster.nodes, None]), dice.randrange(groups))
+    for group in range(groups):
+        cluster.elect(dice.choice(cluster.nodes), group)

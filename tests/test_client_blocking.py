@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.client_cluster import FakeCluster, cluster_of
+from tests.client_cluster import FakeCluster, cluster_of, leaders_come_and_go
 from tests.client_server import NodeServer, serving
 from tests.harness import JAN_1
 from unimeter import AggType, Client, Event, IngestResult, MetricSchema, Period
@@ -245,6 +245,26 @@ def test_closing_ends_what_is_under_way(beside: Beside, node: NodeServer) -> Non
             call()
 
 
+def test_a_process_that_was_forked_is_told_to_make_its_own_client(node: NodeServer) -> None:
+    with Client([node.address]) as client:
+        warm(client)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                client.ingest(calls(1))
+            except ClientClosed as closed:
+                client.close()
+                os.write(writing, str(closed).encode())
+            finally:
+                os._exit(0)  # whatever happened: nothing of the test may run on here
+        os.close(writing)
+        with os.fdopen(reading) as said:
+            assert "before the fork" in said.read()
+        os.waitpid(child, 0)
+        assert client.ingest(calls(3)).stored == 3, "the parent's connections are as they were"
+
+
 def test_calls_that_meet_the_closing_end(node: NodeServer) -> None:
     def until_closed(client: Client, account: int) -> None:
         with contextlib.suppress(ClientClosed, IngestIncomplete):
@@ -386,13 +406,6 @@ def test_any_mix_of_troubles_counts_once(beside: Beside, cluster: FakeCluster, s
     dice = random.Random(seed)
     fates = ["ok", "ok", "ok", "ok", "lose", "lose_answer", "no_leader", "leader_changed", "overloaded"]
 
-    async def disturb() -> None:
-        for _ in range(20):
-            await asyncio.sleep(dice.random() / 20)
-            cluster.elect(dice.choice([*cluster.nodes, None]), dice.randrange(4))
-        for group in range(4):
-            cluster.elect(dice.choice(cluster.nodes), group)
-
     with Client(cluster.addresses) as client, ThreadPoolExecutor(7) as pool:
         warm(client, 99)
         for server in cluster.nodes:
@@ -401,7 +414,7 @@ def test_any_mix_of_troubles_counts_once(beside: Beside, cluster: FakeCluster, s
         def one(account: int) -> int:
             return sum(client.ingest([Event(account, "calls", 1, JAN_1 + n)]).stored for n in range(20))
 
-        disturbing = pool.submit(beside.do, disturb())
+        disturbing = pool.submit(beside.do, leaders_come_and_go(cluster, dice))
         assert list(pool.map(one, range(6))) == [20] * 6
         disturbing.result()
         assert [total(client, account) for account in range(6)] == [20] * 6

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import unimeter
-from tests.client_cluster import FakeCluster, cluster_of, in_the_end
+from tests.client_cluster import FakeCluster, cluster_of, in_the_end, leaders_come_and_go
 from tests.harness import JAN_1
 from unimeter import AggType, AsyncClient, Event, MetricSchema, Period, Threshold
 from unimeter.commands.import_rows import Mapping
@@ -386,14 +386,7 @@ def test_any_mix_of_troubles_counts_once(seed: int) -> None:
             for node in cluster.nodes:
                 node.plan = [dice.choice([*fates, dice.choice(cluster.addresses)]) for _ in range(15)]
 
-            async def disturb() -> None:
-                for _ in range(20):
-                    await asyncio.sleep(dice.random() / 20)
-                    cluster.elect(dice.choice([*cluster.nodes, None]), dice.randrange(4))
-                for group in range(4):
-                    cluster.elect(dice.choice(cluster.nodes), group)
-
-            disturbing = asyncio.ensure_future(disturb())
+            disturbing = asyncio.ensure_future(leaders_come_and_go(cluster, dice))
             asked = [client.ingest(calls(n if n % 2 else f"{n}", dice.randrange(1, 500))) for n in range(12)]
             results = await asyncio.gather(*asked)
             await disturbing

@@ -61,7 +61,12 @@ class Client:
         with self._starting:
             if not self._is_open():
                 work.close()
-                raise ClientClosed("the client is closed")
+                forked = os.getpid() != self._process
+                raise ClientClosed(
+                    "this client was made before the fork: make one in each process"
+                    if forked
+                    else "the client is closed"
+                )
             future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
