@@ -25,6 +25,7 @@ from tests import v1_client as v1
 from tests.chaos.checker import gap_around
 from tests.chaos.history import History, Trouble
 from tests.chaos.plan import COUNT, DIMENSION, LATEST, MAX, METRICS, REGIONS, SEATS, SUM, Kind, id_of
+from tests.chaos.threads import ThreadedClient
 from tests.chaos.wire import V1Fleet, redirect_of
 from unimeter import AggType, AsyncClient, Event, MetricSchema, Period
 from unimeter.client.results import IngestResult
@@ -45,6 +46,8 @@ CLIENTS_OF_READERS = 2
 IN_FLIGHT = {Kind.SESSION: 4, Kind.IDS: 2, Kind.STAMPED: 2, Kind.V1: 4, Kind.PROBE: 1}
 SHARE = {Kind.SESSION: 4, Kind.IDS: 1, Kind.STAMPED: 1, Kind.V1: 3, Kind.PROBE: 0}
 
+SdkClient = AsyncClient | ThreadedClient
+
 
 class Workload:
     def __init__(
@@ -61,7 +64,8 @@ class Workload:
         self.tasks: list[asyncio.Task[None]] = []
         self.read_tasks: list[asyncio.Task[None]] = []
         self.fleet = V1Fleet()
-        self.clients: list[AsyncClient] = []
+        self.clients: list[SdkClient] = []
+        self.clients_made = 0
         self.reads = 0
         self.began = time.monotonic()
         self.acked_at = [time.monotonic()] * len(history.cast.kinds)
@@ -73,14 +77,17 @@ class Workload:
     # ---- beginning and end ----
 
     async def define_metrics(self) -> None:
-        async with self.client() as client:
+        async with AsyncClient(self.addresses(), timeout=CALL_SECONDS, connect_timeout=CALL_SECONDS) as client:
             for metric in METRICS:
                 await client.metrics.create(MetricSchema(metric.code, AggType(metric.aggregation), (DIMENSION,)))
 
-    def client(self) -> AsyncClient:
+    def client(self) -> SdkClient:
+        """The one front end and the other by turns."""
         addresses = self.addresses()
         self.random.shuffle(addresses)
-        client = AsyncClient(addresses, timeout=CALL_SECONDS, connect_timeout=CALL_SECONDS)
+        make = ThreadedClient if self.clients_made % 2 else AsyncClient
+        self.clients_made += 1
+        client: SdkClient = make(addresses, timeout=CALL_SECONDS, connect_timeout=CALL_SECONDS)
         self.clients.append(client)
         return client
 
@@ -181,7 +188,7 @@ class Workload:
             for _ in range(IN_FLIGHT[kind]):
                 group.create_task(self.sdk_lane(writer, kind, clients))
 
-    async def sdk_lane(self, writer: int, kind: Kind, clients: list[AsyncClient]) -> None:
+    async def sdk_lane(self, writer: int, kind: Kind, clients: list[SdkClient]) -> None:
         """`clients[0]` is the writer's client of the moment, shared by its lanes."""
         while self.writing and (kind != Kind.IDS or self.next[writer] < IDS_MAX):
             first, count = self.take(writer, kind)
@@ -197,7 +204,7 @@ class Workload:
                 await self.send_again(row, kind)
             await self.paced(writer, count)
 
-    async def send(self, row: int, kind: Kind, events: list[Event], client: AsyncClient) -> None:
+    async def send(self, row: int, kind: Kind, events: list[Event], client: SdkClient) -> None:
         began = time.monotonic()
         try:
             result = await client.ingest(events)
@@ -220,7 +227,7 @@ class Workload:
         self.acked_at[self.history.writers[row]] = time.monotonic()
         self.judge(row, kind, result)
 
-    async def retry(self, row: int, client: AsyncClient, error: IngestIncomplete) -> None:
+    async def retry(self, row: int, client: SdkClient, error: IngestIncomplete) -> None:
         """What the SDK says to do: finish it, exactly once."""
         with suppress(UnimeterError):
             await client.retry(error, timeout=2 * CALL_SECONDS)
