@@ -72,7 +72,17 @@ def test_a_single_event_is_encoded_as_one_of_many(event: Event, groups: int) -> 
 
 
 @pytest.mark.parametrize(
-    "wrong", [Event(-1, "m"), Event(True, "m"), Event("", "m"), Event(1, ""), Event(1, "m", 2**63), Event(1, "m", 1, 0)]
+    "wrong",
+    [
+        Event(-1, "m"),
+        Event(True, "m"),
+        Event("", "m"),
+        Event(1, ""),
+        Event(1, "m", 2**63),
+        Event(1, "m", 1, 0),
+        Event(1, []),
+        Event(1, 5),
+    ],
 )
 def test_what_a_single_event_has_wrong_is_said_as_among_many(wrong: Event) -> None:
     said: list[str] = []

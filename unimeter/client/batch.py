@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from unimeter.client.times import TIMESTAMP_MAX_NS, timestamp_ns
 from unimeter.client.values import (
@@ -34,6 +35,7 @@ BATCH_BYTES_MAX = 512 * 1024  # keeps a lost connection cheap, and one row alway
 ROW_BYTES_MAX = 32 + 129 + 65 + wire.PROPERTIES_MAX * (2 + wire.KEY_BYTES_MAX + wire.VALUE_BYTES_MAX) + 7
 
 PROPERTIES_KNOWN_MAX = 10_000
+CODES_KNOWN_MAX = 1_000
 
 pack_head = wire.V2_ROW.pack  # (account, timestamp_ns, value, metric, operation, flags, prop_count, 0, tail_len)
 PADDING = tuple(bytes(n) for n in range(8))  # PADDING[-len(tail) & 7]
@@ -116,6 +118,11 @@ class BatchWriter:
 def encode_dictionary(codes: Iterable[bytes]) -> bytes:
     dictionary = b"".join([bytes((len(code),)) + code for code in codes])
     return dictionary + PADDING[-len(dictionary) & 7]
+
+
+@lru_cache(CODES_KNOWN_MAX)
+def _dictionary_of(code: str) -> bytes:
+    return encode_dictionary((metric_code(code),))
 
 
 class _Writers(dict[int, BatchWriter]):
@@ -203,7 +210,9 @@ def _properties(properties: Mapping[str, str], known: dict[object, bytes] | None
 def encode_event(event: Event, groups: int = 1, group_of_text: Callable[[bytes], int] | None = None) -> Batch:
     """What `encode_events` makes of a single one, in half the time: most calls bring one."""
     try:
-        code = metric_code(event.metric_code)
+        if type(event.metric_code) is not str:
+            metric_code(event.metric_code)  # says what it is instead
+        dictionary = _dictionary_of(event.metric_code)
         row = encode_row(event, 0)
     except InvalidArgument as error:
         raise InvalidArgument(f"event 0: {error}") from None
@@ -214,7 +223,7 @@ def encode_event(event: Event, groups: int = 1, group_of_text: Callable[[bytes],
             group = group_of_text(utf8(account, "account_id"))
         else:
             group = account % wire.PARTITIONS % groups
-    return Batch(0, 1, 1, encode_dictionary((code,)), row, group)
+    return Batch(0, 1, 1, dictionary, row, group)
 
 
 def encode_events(
@@ -236,9 +245,10 @@ def encode_events(
         if not isinstance(event, Event):
             raise InvalidArgument(f"event {place}: expected an Event, not {type(event).__name__}")
         try:
-            code = codes.get(event.metric_code)
+            text = event.metric_code
+            code = codes.get(text) if type(text) is str else metric_code(text)
             if code is None:
-                code = codes[event.metric_code] = metric_code(event.metric_code)
+                code = codes[text] = metric_code(text)
             if groups > 1:
                 account = event.account_id
                 if isinstance(account, str):

@@ -60,7 +60,8 @@ class BlockingLink:
         assert self._socket is not None
         self.clean = False
         try:
-            self._wait_at_most(self._socket, seconds)
+            if seconds != self._timeout:  # mostly it is what it was, and costs no system call
+                self._wait_at_most(self._socket, seconds)
             self._socket.sendall(frames)
         except OSError as error:  # out of time: a TimeoutError or BlockingIOError
             raise LinkLost(self.address, error) from None
@@ -70,7 +71,8 @@ class BlockingLink:
         assert self._socket is not None
         until = time.monotonic() + seconds
         try:
-            self._wait_at_most(self._socket, seconds)
+            if seconds != self._timeout:
+                self._wait_at_most(self._socket, seconds)
             while True:
                 data = self._socket.recv(RECEIVE_BYTES)
                 if not data:
@@ -87,9 +89,8 @@ class BlockingLink:
     def _wait_at_most(self, connection: socket.socket, seconds: float) -> None:
         if seconds <= 0:
             raise TimeoutError
-        if seconds != self._timeout:  # mostly it is what it was, and costs no system call
-            _set_timeout(connection, seconds)
-            self._timeout = seconds
+        _set_timeout(connection, seconds)
+        self._timeout = seconds
 
     def shut(self) -> None:
         """From another thread: whoever waits for an answer has lost the connection."""

@@ -117,7 +117,8 @@ class Client:
             return self._run(inner.go_on(batches, sync=sync, timeout=seconds))
 
         outcomes = self._shortcut.send(batches, sync, inner.seconds(timeout), otherwise)
-        outcomes.sort(key=lambda outcome: outcome.batch.first)
+        if len(outcomes) > 1:
+            outcomes.sort(key=lambda outcome: outcome.batch.first)
         return conclude(outcomes)
 
     def retry(self, error: IngestError, *, sync: bool = True, timeout: float | None = None) -> IngestResult:

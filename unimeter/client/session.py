@@ -77,7 +77,7 @@ class Session:
         """Give the batch its number and its bytes, once."""
         assert self.is_open
         assert not self.retired
-        assert self.has_room()
+        assert self._next < self._settled_below + self._window
         assert batch.frame is None
         batch.number = self._next
         self._next += 1
@@ -90,6 +90,9 @@ class Session:
         """This number has its final answer."""
         assert self._settled_below <= number < self._next
         assert number not in self._settled
+        if number == self._settled_below and not self._settled:  # mostly: it was the oldest, and the only one
+            self._settled_below += 1
+            return
         self._settled.add(number)
         while self._settled_below in self._settled:
             self._settled.remove(self._settled_below)
