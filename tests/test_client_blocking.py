@@ -320,7 +320,7 @@ class Interrupting:
         self._lock.release()
 
 
-def test_a_signals_handler_may_call(node: NodeServer) -> None:
+def test_a_signals_handler_may_call(node: NodeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     with Client([node.address]) as client:
         warm(client)
         handled = 0
@@ -332,13 +332,13 @@ def test_a_signals_handler_may_call(node: NodeServer) -> None:
             assert total(client, 8) == handled
 
         before = signal.signal(signal.SIGUSR1, handler)
-        client._shortcut._lock = Interrupting()  # type: ignore[assignment]
+        monkeypatch.setattr(client._shortcut, "_lock", Interrupting())
         try:
             for n in range(20):
                 assert client.ingest([Event(7, "calls", 1, JAN_1 + n)]).stored == 1
         finally:
             signal.signal(signal.SIGUSR1, before)
-            client._shortcut._lock = threading.Lock()
+            monkeypatch.undo()
         assert handled >= 20
         assert (total(client), total(client, 8)) == (20, handled)
 

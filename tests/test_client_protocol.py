@@ -65,7 +65,8 @@ def test_a_single_event_is_encoded_as_one_of_many(event: Event, groups: int) -> 
     def of_text(text: bytes) -> int:
         return group_of(text, groups, KERNELS)
 
-    alone, (among,) = encode_event(event, groups, of_text), encode_events([event], groups=groups, group_of_text=of_text)
+    (among,) = encode_events([event], groups=groups, group_of_text=of_text)
+    alone = encode_event(event, lambda key: group_of(key, groups, KERNELS))
     for field in ("first", "count", "dictionary_count", "dictionary", "rows", "group"):
         assert getattr(alone, field) == getattr(among, field)
     assert alone.place(0) == among.place(0) == 0
@@ -87,7 +88,7 @@ def test_a_single_event_is_encoded_as_one_of_many(event: Event, groups: int) -> 
 def test_what_a_single_event_has_wrong_is_said_as_among_many(wrong: Event) -> None:
     said: list[str] = []
     for work in (
-        lambda: encode_event(wrong, 6, lambda _: 0),
+        lambda: encode_event(wrong, lambda _: 0),
         lambda: encode_events([wrong], groups=6, group_of_text=lambda _: 0),
     ):
         try:

@@ -41,9 +41,10 @@ class ThreadedClient:
 
     async def _call(self, work: Callable[[], T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
-        except RuntimeError as error:  # of the pool, after its end
+            working = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        except RuntimeError as error:  # the pool has ended
             raise ClientClosed(str(error)) from None
+        return await working
 
     def close(self) -> None:
         """Does not wait: calls that are under way say what becomes of them."""

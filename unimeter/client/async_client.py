@@ -109,14 +109,15 @@ class AsyncClient:
             await self.connect()
             if self._batch_shape() != shape:
                 batches = self.encode(listed)
-        return await self._send_all(batches, sync, timeout)
+        return await self.send_batches(batches, sync=sync, timeout=timeout)
 
     async def retry(self, error: IngestError, *, sync: bool = True, timeout: float | None = None) -> IngestResult:
         """Finish what an IngestIncomplete left unfinished: the same bytes again, so that nothing counts twice. The
         result is that of the unfinished batches."""
-        return await self._send_all(error.unfinished, sync, timeout)
+        return await self.send_batches(error.unfinished, sync=sync, timeout=timeout)
 
-    async def _send_all(self, batches: Sequence[Batch], sync: bool, timeout: float | None) -> IngestResult:
+    async def send_batches(self, batches: Sequence[Batch], *, sync: bool, timeout: float | None) -> IngestResult:
+        """What `ingest` does with its events once they are encoded."""
         seconds = self.seconds(timeout)
         if len(batches) == 1:  # the usual case needs no tasks
             return conclude([await self.send_batch(batches[0], sync=sync, timeout=seconds)])
@@ -183,7 +184,7 @@ class AsyncClient:
     def encode(self, events: Sequence[Event]) -> list[Batch]:
         """Batches within the server's limits, each of one group."""
         if len(events) == 1 and isinstance(events[0], Event):
-            return [encode_event(events[0], self._connector.groups, self._group_of)]
+            return [encode_event(events[0], self._group_of)]
         return encode_events(events, *self._batch_shape(), self._group_of)
 
     def _batch_shape(self) -> tuple[int, int, int]:
@@ -218,7 +219,7 @@ class AsyncClient:
         """The totals of an account and metric over a period, or over the metric's current one. `filters` keeps the
         events whose dimension has the value, or one of the values: {"region": "eu"}, {"region": ["eu", "us"]}."""
         body = query_body(account, metric, period, filters)
-        return decode.decode_usage(await self._call(Type.QUERY, body, timeout, account), account, metric)
+        return decode.decode_usage(await self.call(Type.QUERY, body, timeout, account), account, metric)
 
     async def query_breakdown(
         self,
@@ -232,7 +233,7 @@ class AsyncClient:
     ) -> list[UsageRow]:
         """The totals for each combination of values of some dimensions. Events without one have the value ""."""
         body = breakdown_body(account, metric, period, group_by, filters)
-        return decode.decode_rows(await self._call(Type.QUERY, body, timeout, account))
+        return decode.decode_rows(await self.call(Type.QUERY, body, timeout, account))
 
     async def events(
         self, account: Account, period: Period, *, metric: str | None = None, limit: int | None = None
@@ -247,7 +248,7 @@ class AsyncClient:
             return found
         while limit is None or len(found) < limit:
             body["limit"] = PAGE_RECORDS if limit is None else min(PAGE_RECORDS, limit - len(found))
-            page, cursor = decode.decode_events(await self._call(Type.EVENTS_LIST, body, account=account))
+            page, cursor = decode.decode_events(await self.call(Type.EVENTS_LIST, body, account=account))
             found += page
             if cursor is None:
                 break
@@ -281,7 +282,7 @@ class AsyncClient:
         while limit is None or len(found) < limit:
             asked = PAGE_RECORDS if limit is None else min(PAGE_RECORDS, limit - len(found))
             body = where | {"since": since, "limit": asked}
-            page = decode.decode_alerts(await self._call(Type.ALERTS_LIST, body, group=group))
+            page = decode.decode_alerts(await self.call(Type.ALERTS_LIST, body, group=group))
             found += page
             if len(page) < asked:
                 break
@@ -304,20 +305,20 @@ class AsyncClient:
     async def topology(self) -> Topology:
         """Which nodes there are and who leads which group, as the node that was asked sees it."""
         try:
-            return decode.decode_topology(await self._call(Type.TOPOLOGY, {}))
+            return decode.decode_topology(await self.call(Type.TOPOLOGY, {}))
         except Unsupported:  # a server from before there were clusters
             assert self._connector.info is not None
             return self._connector.info.topology
 
     async def cluster(self, op: str, **fields: Any) -> dict[str, Any]:
         """An operator's request: "status", "add", "remove", "transfer" or "drain", with the fields of the protocol."""
-        return await self._call(Type.CLUSTER, {"op": op, **fields})
+        return await self.call(Type.CLUSTER, {"op": op, **fields})
 
     async def status(self) -> Mapping[str, Any]:
         """What the server says of itself: its id, its applied log index, how many events it has."""
-        return await self._call(Type.STATUS, {})
+        return await self.call(Type.STATUS, {})
 
-    async def _call(
+    async def call(
         self,
         type: Type,
         body: dict[str, Any],
@@ -352,16 +353,16 @@ class Metrics:
         """Create a metric, or add dimensions or thresholds to it. True: it is new. The same definition again is fine;
         a change of what its numbers mean raises MetricConflict."""
         metric_code(schema.code)
-        body = await self._client._call(Type.METRIC_CREATE, decode.encode_schema(schema))
+        body = await self._client.call(Type.METRIC_CREATE, decode.encode_schema(schema))
         return Fields(body).flag("created", False)
 
     async def list(self) -> list[Metric]:
-        body = await self._client._call(Type.METRIC_LIST, {})
+        body = await self._client.call(Type.METRIC_LIST, {})
         return [decode.decode_metric(metric) for metric in Fields(body).maps("metrics")]
 
     async def delete(self, code: str) -> None:
         metric_code(code)
-        await self._client._call(Type.METRIC_DELETE, {"code": code})
+        await self._client.call(Type.METRIC_DELETE, {"code": code})
 
 
 def query_body(account: Account, metric: str, period: Period | str, filters: Filters | None) -> dict[str, Any]:

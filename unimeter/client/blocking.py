@@ -60,8 +60,7 @@ class BlockingLink:
         assert self._socket is not None
         self.clean = False
         try:
-            if seconds != self._timeout:  # mostly it is what it was, and costs no system call
-                self._wait_at_most(self._socket, seconds)
+            self._wait_at_most(self._socket, seconds)
             self._socket.sendall(frames)
         except OSError as error:  # out of time: a TimeoutError or BlockingIOError
             raise LinkLost(self.address, error) from None
@@ -71,8 +70,7 @@ class BlockingLink:
         assert self._socket is not None
         until = time.monotonic() + seconds
         try:
-            if seconds != self._timeout:
-                self._wait_at_most(self._socket, seconds)
+            self._wait_at_most(self._socket, seconds)
             while True:
                 data = self._socket.recv(RECEIVE_BYTES)
                 if not data:
@@ -87,9 +85,17 @@ class BlockingLink:
             raise LinkLost(self.address, error) from None
 
     def _wait_at_most(self, connection: socket.socket, seconds: float) -> None:
+        """For each call that sends or receives; mostly it is what it was, and costs no system call."""
+        if seconds == self._timeout:
+            return
         if seconds <= 0:
             raise TimeoutError
-        _set_timeout(connection, seconds)
+        if sys.platform == "win32":
+            connection.settimeout(seconds)
+        else:
+            limit = TIMEVAL.pack(*divmod(max(1, int(seconds * 1e6)), 1_000_000))  # 0 would be for ever
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         self._timeout = seconds
 
     def shut(self) -> None:
@@ -101,13 +107,3 @@ class BlockingLink:
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
-
-
-def _set_timeout(connection: socket.socket, seconds: float) -> None:
-    """For each call that sends or receives."""
-    if sys.platform == "win32":
-        connection.settimeout(seconds)
-        return
-    limit = TIMEVAL.pack(*divmod(max(1, int(seconds * 1e6)), 1_000_000))  # 0 would be for ever
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)

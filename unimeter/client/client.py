@@ -1,7 +1,7 @@
 """Client: the same as AsyncClient for programs without an event loop.
 
 A thread runs an event loop with an AsyncClient in it; a call here waits for its coroutine there, unless it can do without:
-one batch, or a question, whose way is free is sent by the thread that calls (shortcut.py). Safe to use from several
+a question, or up to a batch for each group, is sent by the thread that calls where the way is free (shortcut.py). Safe to use from several
 threads at once, and their calls are in flight at the same time.
 """
 
@@ -108,17 +108,17 @@ class Client:
         self, events: Iterable[Event] | Event, *, sync: bool = True, timeout: float | None = None
     ) -> IngestResult:
         inner = self._inner
-        events = [events] if isinstance(events, Event) else list(events)
-        batches = inner.encode(events) if inner.is_connected and self._is_open() else []
-        if not batches or (len(batches) > 1 and len({batch.group for batch in batches}) < len(batches)):
+        if not inner.is_connected or not self._is_open():
             return self._run(inner.ingest(events, sync=sync, timeout=timeout))
+        batches = inner.encode([events] if isinstance(events, Event) else list(events))
+        if len({batch.group for batch in batches}) < len(batches):
+            return self._run(inner.send_batches(batches, sync=sync, timeout=timeout))
 
         def otherwise(batches: list[Batch], seconds: float) -> list[Outcome]:
             return self._run(inner.go_on(batches, sync=sync, timeout=seconds))
 
         outcomes = self._shortcut.send(batches, sync, inner.seconds(timeout), otherwise)
-        if len(outcomes) > 1:
-            outcomes.sort(key=lambda outcome: outcome.batch.first)
+        outcomes.sort(key=lambda outcome: outcome.batch.first)
         return conclude(outcomes)
 
     def retry(self, error: IngestError, *, sync: bool = True, timeout: float | None = None) -> IngestResult:
@@ -134,10 +134,7 @@ class Client:
         timeout: float | None = None,
     ) -> Usage:
         body = query_body(account, metric, period, filters)
-        found = self._ask(Type.QUERY, body, account, timeout)
-        if found is None:
-            return self._run(self._inner.query(account, metric, period, filters=filters, timeout=timeout))
-        return decode.decode_usage(found, account, metric)
+        return decode.decode_usage(self._ask(Type.QUERY, body, account, timeout), account, metric)
 
     def query_breakdown(
         self,
@@ -150,23 +147,16 @@ class Client:
         timeout: float | None = None,
     ) -> list[UsageRow]:
         body = breakdown_body(account, metric, period, group_by, filters)
-        found = self._ask(Type.QUERY, body, account, timeout)
-        if found is None:
-            return self._run(
-                self._inner.query_breakdown(
-                    account, metric, period, group_by=group_by, filters=filters, timeout=timeout
-                )
-            )
-        return decode.decode_rows(found)
+        return decode.decode_rows(self._ask(Type.QUERY, body, account, timeout))
 
-    def _ask(self, type: Type, body: dict[str, Any], account: Account, timeout: float | None) -> dict[str, Any] | None:
-        """None: to be asked the loop's way."""
+    def _ask(self, type: Type, body: dict[str, Any], account: Account, timeout: float | None) -> dict[str, Any]:
         inner = self._inner
-        if not inner.is_connected or not self._is_open():
-            return None
-        group = inner.group_of_account(account)
-        response = self._shortcut.ask(type, encode_body(body), group, inner.seconds(timeout))
-        return decode_map(response.payload) if response is not None else None
+        if inner.is_connected and self._is_open():
+            group = inner.group_of_account(account)
+            response = self._shortcut.ask(type, encode_body(body), group, inner.seconds(timeout))
+            if response is not None:
+                return decode_map(response.payload)
+        return self._run(inner.call(type, body, timeout, account))
 
     def events(
         self, account: Account, period: Period, *, metric: str | None = None, limit: int | None = None

@@ -144,12 +144,7 @@ class Connector:
 
     def reached_at(self, group: int | None) -> str | None:
         """Where the node that is to be asked is connected to now; None: nowhere. From any thread."""
-        if self.closed:
-            return None
-        target = self._target(group)
-        link = self._links.get(target)
-        if link is None or not link.usable:
-            link = self._found(target)
+        link = None if self.closed else self._found(self._target(group))
         return link.address if link is not None else None
 
     def _found(self, address: str) -> Link | None:

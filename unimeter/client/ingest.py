@@ -32,6 +32,7 @@ from unimeter.kernels import protocol as wire
 from unimeter.kernels.api import Kernels
 
 _SESSION_UNKNOWN = IngestAnswer(0, 0, 0, 0, 0, Verdict.SESSION_UNKNOWN, ())
+_NOTHING = IngestResult()
 SESSION_TRIES_MAX = 3  # fresh sessions for one batch that was surely not counted
 
 
@@ -65,7 +66,7 @@ def decode_answer(payload: bytes, batch: Batch) -> IngestAnswer:
 
 def fresh_session(kernels: Kernels, connector: Connector, random: Random, group: int) -> Session:
     """Not yet opened."""
-    window = connector.info.session_window if connector.info else WINDOW
+    window = min(WINDOW, connector.info.session_window) if connector.info else WINDOW
     return Session(kernels, random.getrandbits(128) or 1, window, group if connector.groups > 1 else None)
 
 
@@ -192,17 +193,15 @@ def _lost(batch: Batch) -> Outcome:
 
 def conclude(outcomes: Sequence[Outcome], unsent: Sequence[Batch] = ()) -> IngestResult:
     """One result of all outcomes of a call, or the exception that says what is missing."""
-    answer = outcomes[0].answer if len(outcomes) == 1 and not unsent else None
-    if answer is not None and outcomes[0].finished and not answer.conflicts and not answer.refused:
-        return _counts(answer)  # the usual case
-    result = IngestResult()
+    result = _NOTHING
     refusals: list[Refusal] = []
     unfinished = [*unsent]
     first_error: UnimeterError | None = None
     is_lost = False
     for outcome in outcomes:
         if outcome.answer is not None and outcome.finished:
-            result += _counts(outcome.answer)
+            counts = IngestResult(*outcome.answer[:5])
+            result = counts if result is _NOTHING else result + counts
             refusals += outcome.refusals()
             continue
         first_error = first_error or outcome.error
@@ -215,7 +214,7 @@ def conclude(outcomes: Sequence[Outcome], unsent: Sequence[Batch] = ()) -> Inges
     if is_lost:
         text = "the server no longer knows this session, so it cannot tell whether the batches in doubt were counted"
         raise SessionLost(f"{text} ({_events(unfinished)})", result, refusals, unfinished) from first_error
-    if unfinished and first_error and result == IngestResult() and not any(b.sends_unanswered for b in unfinished):
+    if unfinished and first_error and result == _NOTHING and not any(b.sends_unanswered for b in unfinished):
         raise first_error  # nothing of the whole call was counted
     if unfinished:
         raise IngestIncomplete(
@@ -230,10 +229,6 @@ def conclude(outcomes: Sequence[Outcome], unsent: Sequence[Batch] = ()) -> Inges
     if result.conflicts or result.refused:
         raise EventsRefused(describe(result, refusals), result, refusals)
     return result
-
-
-def _counts(answer: IngestAnswer) -> IngestResult:
-    return IngestResult(answer.stored, answer.duplicates, answer.conflicts, answer.refused, answer.last_offset)
 
 
 def describe(result: IngestResult, refusals: Sequence[Refusal]) -> str:

@@ -110,8 +110,8 @@ class Protocol:
                 raise ProtocolError(_SCAN_ERRORS.get(table.error, f"unreadable bytes ({table.error})"))
             if not table.consumed:
                 break
-        self._wanted = 0
         self._rest = data[at:]
+        self._wanted = 0
         if len(self._rest) >= HEADER_BYTES:
             self._wanted = HEADER_BYTES + int.from_bytes(self._rest[8:12], "little")
         return responses

@@ -33,12 +33,12 @@ WINDOW = wire.SESSION_WINDOW
 class Session:
     def __init__(self, kernels: Kernels, id: int, window: int = WINDOW, group: int | None = None) -> None:
         assert 0 < id < 2**128
-        assert window > 0
+        assert 0 < window <= WINDOW
         self.id = id
         self.is_open = False
         self.retired = False
         self._kernels = kernels
-        self._window = min(window, WINDOW)
+        self._window = window
         self._group = group  # None: the only one there is
         self._next = 1
         self._settled_below = 1
@@ -58,7 +58,7 @@ class Session:
         return self._settled_below + self._window - self._next
 
     def has_room(self) -> bool:
-        return self._next < self._settled_below + self._window
+        return self.room > 0
 
     def open(self, request_id: int) -> bytes:
         """The request that opens this session."""
@@ -77,7 +77,7 @@ class Session:
         """Give the batch its number and its bytes, once."""
         assert self.is_open
         assert not self.retired
-        assert self._next < self._settled_below + self._window
+        assert self.has_room()
         assert batch.frame is None
         batch.number = self._next
         self._next += 1
@@ -90,10 +90,10 @@ class Session:
         """This number has its final answer."""
         assert self._settled_below <= number < self._next
         assert number not in self._settled
-        if number == self._settled_below and not self._settled:  # mostly: it was the oldest, and the only one
-            self._settled_below += 1
+        if number != self._settled_below:
+            self._settled.add(number)
             return
-        self._settled.add(number)
+        self._settled_below += 1
         while self._settled_below in self._settled:
             self._settled.remove(self._settled_below)
             self._settled_below += 1

@@ -59,9 +59,8 @@ class Shortcut:
         self._connector = connector
         self._random = random
         self._silence_seconds = silence_seconds
-        self._inside: set[int] = (
-            set()
-        )  # threads: a signal's handler that calls goes the loop's way, as it may have interrupted anything
+        # threads: a signal's handler that calls goes the loop's way, as it may have interrupted anything
+        self._inside: set[int] = set()
         self._lock = threading.Lock()  # of all that follows; nobody waits for anything else while holding it
         self._closed = False
         self._calls = 0
@@ -248,12 +247,12 @@ class Shortcut:
             links.add(link)
         try:
             link.connect(self._connector.request_id(), min(CONNECT_SECONDS_MAX, seconds))
-        except BaseException as error:
-            self._give(link)
-            if isinstance(error, LinkLost):
-                return None
-            raise
-        return link
+            return link
+        except LinkLost:
+            return None
+        finally:
+            if not link.clean:
+                self._give(link)
 
     def _give(self, link: BlockingLink) -> None:
         """Back. One that was lost is dropped, with the others to that address that nobody uses: they will be no better."""
