@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,6 +69,19 @@ def a_desk(tmp_path: Path) -> Iterator[Desk]:
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
     yield from a_desk(tmp_path)
+
+
+def test_memory_is_made_only_while_nobody_else_wants_the_cpu(desk: Desk) -> None:
+    """To make a huge page takes up to four milliseconds, and other nodes' event loops, or the end of a write, would wait for it."""
+    policies: dict[str, int] = {}
+    late = time.monotonic() + PATIENCE_SECONDS
+    while policies.get("um-memory") != os.SCHED_IDLE and time.monotonic() < late:  # it says so when it begins
+        for thread in Path("/proc/self/task").iterdir():
+            name = (thread / "comm").read_text().strip()
+            if name.startswith("um-"):
+                policies[name] = os.sched_getscheduler(int(thread.name))
+    assert {name for name, policy in policies.items() if policy == os.SCHED_IDLE} == {"um-memory"}
+    assert len(policies) == lib.UM_SYS_LANES and desk.done == []
 
 
 class Work:

@@ -128,9 +128,18 @@ static um__outcome um__do(um__lane *lane, uint32_t kind, const char *name, uint6
     return how;
 }
 
+/* Making a huge page takes the kernel up to four milliseconds, and whoever is about to run on that CPU waits for it: the node's own
+ * event loop, other nodes', the kernel's thread that tells of a write. So it is done only while nobody else wants the CPU, and left as soon as
+ * somebody does. */
+static void um__give_way(void) {
+    const struct sched_param none = {0};
+    pthread_setschedparam(pthread_self(), SCHED_IDLE, &none); /* refused: it does without */
+}
+
 static void *um__run(void *argument) {
     um__lane *lane = argument;
     um_sys_disk *disk = lane->disk;
+    if (lane->number == UM_SYS_LANE_MEMORY) um__give_way();
     for (uint32_t next = 0;; next++) {
         if (!um__has_work(lane, next)) um__wait(lane, next);
         if (!um__has_work(lane, next)) break; /* stopping, and everything done */
