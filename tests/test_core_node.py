@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from tests.harness import JAN_1, Bench, v1, v1_event, v1_ingest, v1_metric, v1_usage
+from tests.harness import JAN_1, SMALL, Bench, v1, v1_event, v1_ingest, v1_metric, v1_usage
 from unimeter.config import BLOCK_BYTES
 from unimeter.core import checkpoint
 from unimeter.core.effects import Write
@@ -284,6 +285,29 @@ def test_a_write_is_lone_when_requests_have_come_by_one_connection_for_a_while(b
     bench.feed(1, v1_ingest(*[v1_event("calls", 7, 1, next(times)) for _ in range(60)] * 6))
     bench.turn()
     assert [effect.lone for effect in bench.pending if isinstance(effect, Write)] == [False], "that is not short"
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_write_of_several_requests_is_lone_only_where_there_is_one_group(groups: int) -> None:
+    """Else whoever sent so many has others on their way, in the other groups' records."""
+    bench = Bench(config=replace(SMALL, group_count=groups))
+    bench.disk()
+    bench.link(1)
+    assert bench.ask(1, v1_metric("calls")) == (0, b"")
+
+    def lone(*accounts: int) -> bool:
+        bench.feed(1, b"".join(v1_ingest(v1_event("calls", account, 1, next(times))) for account in accounts))
+        bench.turn()
+        (write,) = bench.pending
+        assert isinstance(write, Write)
+        bench.disk()
+        return write.lone
+
+    times = iter(range(JAN_1, JAN_1 + 100))
+    assert [lone(7) for _ in range(bench.config.lone_arrivals + 1)][-1]
+    assert lone(7, 7) is (groups == 1), "of one group"
+    assert lone(7, 8) is (groups == 1), "of two, if there are so many"
+    assert lone(7)
 
 
 def test_a_record_with_several_entries_is_read_once(bench: Bench) -> None:

@@ -9,11 +9,11 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from unimeter.config import KIB, NodeConfig
-from unimeter.core.entry import hard_entry, padded_bytes
+from unimeter.core.entry import hard_entry, head_in, padded_bytes
 from unimeter.core.group import Group
 from unimeter.core.inputs import Now
 from unimeter.core.journal import Journal
@@ -42,7 +42,7 @@ class Records:
         self,
         kernels: Kernels,
         config: NodeConfig,
-        groups: Sequence[Group],
+        groups: list[Group],
         journal: Journal,
         marks: LogMarks,
         out: Outbox,
@@ -57,6 +57,7 @@ class Records:
         self._saving: list[Saving] = []  # what the record in flight, or held, consists of
         self._held: list[Bytes] | None = None  # entries of a record that waits for the next segment
         self._held_bytes = 0
+        self._batches = 0  # requests' batches in it
         self._stamp_ns = 0
         # with several groups one request is many entries, and its client waits for all of them
         self._lockstep = Lockstep(config) if len(groups) == 1 else None
@@ -96,13 +97,16 @@ class Records:
         return True
 
     def _is_lone(self) -> bool:
+        # many requests that are spread over several groups: others of that client, and of other nodes, come meanwhile
+        alone = len(self._groups) == 1 or self._batches <= 1
         short = self._held_bytes <= LONE_BYTES
-        return short and self.one_client and not any(item.group.hasty for item in self._saving)
+        return short and alone and self.one_client and not any(item.group.hasty for item in self._saving)
 
     def _gather(self, now: Now) -> bool:
         """Seal what waits, and take from every group what it has to save. False: there is nothing."""
         whole = room = self._room_bytes()
         entries: list[Bytes] = []
+        batches = 0
         count = len(self._groups)
         for turn in range(count):
             group = self._groups[(self._first + turn) % count]
@@ -119,6 +123,7 @@ class Records:
             for entry in save.entries:
                 room -= padded_bytes(entry.data)
                 entries.append(entry.data)
+                batches += head_in(entry).batch_count
             if save.hard is not None:
                 hard = hard_entry(self._kernels, group.number, save.hard)
                 room -= padded_bytes(hard)
@@ -126,6 +131,7 @@ class Records:
         if not self._saving:
             return False
         self._held, self._held_bytes, self._stamp_ns = entries, whole - room, max(1, now.wall_ns)
+        self._batches = batches
         return True
 
     def _room_bytes(self) -> int:
