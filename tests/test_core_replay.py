@@ -11,7 +11,7 @@ from tests.harness import LIMITS
 from unimeter.core.entry import head_of
 from unimeter.core.group import Group
 from unimeter.core.journal import Position
-from unimeter.core.raft import Conf
+from unimeter.core.raft import Conf, HardState
 from unimeter.core.replay import Replay
 from unimeter.kernels import layout
 
@@ -42,7 +42,7 @@ def test_entries_wait_in_memory_until_a_hard_state_says_that_they_are_committed(
     take(made, (entry(0, 3, 1), hard(0, 1, 2, 2)), seq=1)
     assert made.group.applied_index == 2
     log, state, confs = made.raft_parts()
-    assert (log.last_index, log.first_cached, state) == (3, 3, (1, 2, 2)) and confs == [(0, FOUNDED)]
+    assert (log.last_index, log.first_cached, state) == (3, 3, HardState(1, 2, 2)) and confs == [(0, FOUNDED)]
 
 
 def test_a_superseding_entry_takes_the_place_of_all_from_its_index_on() -> None:
@@ -53,12 +53,12 @@ def test_a_superseding_entry_takes_the_place_of_all_from_its_index_on() -> None:
 
 def test_the_vote_of_an_earlier_term_is_nobodys_in_the_log_s_last_term() -> None:
     made = take(replay(), (entry(0, 1, 1), hard(0, 1, 3, 1)), (entry(0, 2, 6),))
-    assert made.raft_parts()[1] == (6, 0, 1)
+    assert made.raft_parts()[1] == HardState(6, 0, 1)
 
 
 def test_a_hard_state_of_an_earlier_term_changes_nothing() -> None:
     made = take(replay(), (entry(0, 1, 5), hard(0, 5, 2, 0)), (hard(0, 4, 3, 1),))
-    assert made.hard == (5, 2, 0) and made.group.applied_index == 0
+    assert made.hard == HardState(5, 2, 0) and made.group.applied_index == 0
 
 
 def test_a_configuration_that_was_superseded_is_forgotten() -> None:
@@ -76,7 +76,7 @@ def test_a_gap_is_impossible_and_said() -> None:
 
 def test_everything_is_committed_in_a_journal_from_before_there_were_replicas() -> None:
     made = take(replay(alone=True), (entry(0, 1, 1),), (entry(0, 2, 1), entry(0, 3, 1)))
-    assert made.group.applied_index == 3 and made.raft_parts()[1] == (1, 0, 3)
+    assert made.group.applied_index == 3 and made.raft_parts()[1] == HardState(1, 0, 3)
     take(made, (hard(0, 2, 9, 3), entry(0, 4, 2)), seq=2)  # from then on it is not
     assert made.group.applied_index == 3 and made.last_index == 4
 

@@ -322,7 +322,7 @@ def test_joint_consensus_needs_both_majorities(yes: tuple[int, ...], enough: boo
     configurations." (6)"""
     conf = Conf((1, 4, 5), (), (1, 2, 3))
     assert conf.quorum(lambda replica: replica in yes) == enough
-    assert (conf.quorum_index(lambda replica: 1 if replica in yes else 0) == 1) == enough
+    assert (conf.quorum_index({replica: int(replica in yes) for replica in range(1, 6)}) == 1) == enough
 
 
 def test_a_leader_that_is_left_out_steps_down_when_that_is_committed() -> None:

@@ -103,7 +103,7 @@ def test_quorum_index_is_the_greatest_index_that_a_quorum_has(voters: set[int], 
     for outgoing in ((), (1, 2, 3)):
         conf = Conf(tuple(sorted(voters)), (), outgoing)
         best = max(index for index in range(10) if conf.quorum(lambda one, index=index: match[one - 1] >= index))
-        assert conf.quorum_index(lambda one: match[one - 1]) == best
+        assert conf.quorum_index(dict(enumerate(match, start=1))) == best
 
 
 def test_which_configuration_may_follow() -> None:

@@ -89,7 +89,7 @@ def truncated_entries_count_as_durable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def a_majority_of_one_half_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        Conf, "quorum_index", lambda conf, match: sorted(match(one) for one in conf.voters)[len(conf.voters) // 2]
+        Conf, "quorum_index", lambda conf, match: sorted(match[one] for one in conf.voters)[len(conf.voters) // 2]
     )
 
 

@@ -66,8 +66,9 @@ uint64_t um_record_add(uint8_t *out, uint64_t at, const uint8_t *entry, uint64_t
     return end;
 }
 
-uint64_t um_record_finish(uint8_t *out, uint64_t begin, uint64_t end, uint32_t kind, uint32_t entry_count, uint64_t seq, uint64_t prev_chain,
-                          int64_t stamp_ns, uint64_t block_bytes) {
+uint64_t um_record_finish(uint8_t *out, uint64_t begin, uint64_t at, const uint8_t *entry, uint64_t len, uint32_t kind, uint32_t entry_count,
+                          uint64_t seq, uint64_t prev_chain, int64_t stamp_ns, uint64_t block_bytes) {
+    uint64_t end = um_record_add(out, at, entry, len);
     um_record header = {.kind = (uint16_t)kind, .entry_count = entry_count, .seq = seq, .prev_chain = prev_chain, .stamp_ns = stamp_ns};
     uint64_t past = begin + um_record_seal(&header, out + begin, end - begin - sizeof header);
     memset(out + past, 0, (past + block_bytes - 1) / block_bytes * block_bytes - past);

@@ -81,11 +81,11 @@ uint32_t um_batches_verify(const uint8_t *body, uint64_t len, uint64_t batch_cou
  * caller), body = the body_len bytes already at out + 64. Zero-pads to 64. Returns total length; fills *header. */
 uint64_t um_record_seal(um_record *header, uint8_t *out, uint64_t body_len);
 /* The same from its parts, at out[begin]. add: copy an entry to out[at], zero-padded to 8 bytes; returns where the next one
- * goes, the first one at begin + 64. finish: seal entry_count entries that end at out[end], zero-pad to 64 bytes, and zeroes
+ * goes, the first one at begin + 64. finish: add the last of entry_count entries, seal them, zero-pad to 64 bytes, and zeroes
  * from there to a multiple of block_bytes; returns the chain. The caller has seen that there is room. */
 uint64_t um_record_add(uint8_t *out, uint64_t at, const uint8_t *entry, uint64_t len);
-uint64_t um_record_finish(uint8_t *out, uint64_t begin, uint64_t end, uint32_t kind, uint32_t entry_count, uint64_t seq, uint64_t prev_chain,
-                          int64_t stamp_ns, uint64_t block_bytes);
+uint64_t um_record_finish(uint8_t *out, uint64_t begin, uint64_t at, const uint8_t *entry, uint64_t len, uint32_t kind, uint32_t entry_count,
+                          uint64_t seq, uint64_t prev_chain, int64_t stamp_ns, uint64_t block_bytes);
 #define UM_J_END 0              /* ran out of bytes at a record boundary or inside a record: give more */
 #define UM_J_ZERO 1             /* zeroes where a record should begin: never written */
 #define UM_J_BAD 2              /* not a valid record of this place in the chain */

@@ -15,7 +15,6 @@ of it; then its requests are answered so.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,7 +66,7 @@ class Bundles:
         self,
         kernels: Kernels,
         config: NodeConfig,
-        groups: Sequence[Group],
+        groups: list[Group],
         peers: Peers,
         topology: Topology,
         links: Links,

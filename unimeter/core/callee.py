@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from unimeter.core.calls import Done
@@ -18,7 +18,7 @@ from unimeter.core.service import GroupAlert, Service
 class Callee:
     def __init__(
         self,
-        groups: Sequence[Group],
+        groups: list[Group],
         service: Service,
         catalogs: CatalogSync,
         moves: Moves,

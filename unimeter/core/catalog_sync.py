@@ -12,7 +12,7 @@ replica at all), asks the coordinator for it: it must know the metrics of what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,7 +38,7 @@ class Waiter:
 
 
 class CatalogSync:
-    def __init__(self, groups: Sequence[Group], ask: Ask, gossip_ns: int) -> None:
+    def __init__(self, groups: list[Group], ask: Ask, gossip_ns: int) -> None:
         self._groups = groups
         self._gossip_ns = gossip_ns
         self._behind_since_ns: int | None = None

@@ -7,7 +7,7 @@ newer one, and who may commit what is Raft's business alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -63,7 +63,7 @@ class Cluster:
         self,
         cluster_id: int,
         config: NodeConfig,
-        groups: Sequence[Group],
+        groups: list[Group],
         topology: Topology,
         peers: Peers,
         replication: Replication,

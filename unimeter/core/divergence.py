@@ -8,7 +8,7 @@ agrees (a voter is down), nobody can tell who is right: it is said loudly, and a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from unimeter.core import peer_wire
@@ -18,7 +18,7 @@ from unimeter.core.raft.state import Role
 
 
 class Divergence:
-    def __init__(self, groups: Sequence[Group], peers: Peers) -> None:
+    def __init__(self, groups: list[Group], peers: Peers) -> None:
         self._groups = groups
         self._peers = peers
         self._asked: dict[int, tuple[int, dict[int, int]]] = {}  # leader: group -> (index, replica -> digest)

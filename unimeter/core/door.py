@@ -8,7 +8,7 @@ their protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from unimeter.core import front_v1, front_v2
@@ -68,7 +68,7 @@ class Door:
     def __init__(
         self,
         kernels: Kernels,
-        groups: Sequence[Group],
+        groups: list[Group],
         topology: Topology,
         links: Links,
         service: Service,

@@ -9,7 +9,7 @@ Leadership is handed over, not dropped: writes stand still for a round trip and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from unimeter.config import NodeConfig
 from unimeter.core.cluster import Cluster
@@ -28,7 +28,7 @@ class Fitness:
     def __init__(
         self,
         config: NodeConfig,
-        groups: Sequence[Group],
+        groups: list[Group],
         cluster: Cluster,
         moves: Moves,
         upkeep: Upkeep,

@@ -102,7 +102,9 @@ class Group(LogEnd):
 
     def _begin_aside(self, several: list[tuple[Entry, Head]]) -> bool:
         """Have them applied by another thread, if they are many."""
-        rows = sum([head.row_count for _, head in several])
+        rows = 0
+        for _, head in several:
+            rows += head.row_count
         if rows < self.config.apply_busy_rows or rows < self._rows_worth_a_job(several):  # none is worth one for less
             return False
         self.asked -= self.asked > 0

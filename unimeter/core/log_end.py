@@ -189,8 +189,8 @@ class LogEnd(StateMachine):
         if entries:
             self._unsaved += len(entries)
             for entry in entries:
-                self.unsaved_bytes += len(entry.data)
-                self.sealed_bytes += len(entry.data)
+                self.unsaved_bytes += entry.size
+                self.sealed_bytes += entry.size
             raft.append(now_ns, entries)
 
     @property

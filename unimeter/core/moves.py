@@ -9,7 +9,7 @@ Each step is an entry of the log; the next one waits until it is committed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from unimeter.core.calls import Done
@@ -28,7 +28,7 @@ class Order(NamedTuple):
 
 
 class Moves:
-    def __init__(self, groups: Sequence[Group], silence_ns: int) -> None:
+    def __init__(self, groups: list[Group], silence_ns: int) -> None:
         """A follower that was silent for `silence_ns` is not given leadership."""
         self._silence_ns = silence_ns
         self._orders: dict[int, Order] = {}

@@ -91,6 +91,7 @@ class Parts:
         self._fitness_ns = NEVER_NS
         self._thorough_ns = 0  # when a turn looks at everything at the latest
         self._epoch_told = 0
+        self._reading = False  # somebody waits for an answer to a read, or did at the last look
         self._held_back_ns = 0  # until when something is held back, as of the last turn
         self._working: dict[int, Group] = {}  # operation -> whose entries it applies
         self._limits_proposed: dict[int, int] = {}  # group -> term in which this node proposed its limits
@@ -170,6 +171,7 @@ class Parts:
         self.replication.unreadable = self.fitness.found_unreadable
         for reads in self.reads:
             reads.unreadable = self.fitness.found_unreadable
+            reads.on_waiting = self._read_waits
         for group in self.groups:
             group.on_special = self._special_applied
             group.work = partial(self._work, group)
@@ -208,6 +210,9 @@ class Parts:
 
     def _got_catalog(self, dump: bytes) -> None:
         self.cluster.spare_version = self.service.take_catalog(dump)
+
+    def _read_waits(self) -> None:
+        self._reading = True
 
     def _start_flow(self, flow: Flow[None]) -> None:
         def ended(_: None) -> None:

@@ -56,6 +56,7 @@ class Reads:
         self._waiting: deque[tuple[int, Run, Fail]] = deque()  # waiting for apply
         self._scans: deque[Flow[None]] = deque()
         self.unreadable: Callable[[str], None] = lambda _why: None  # told when a scan finds damage
+        self.on_waiting: Callable[[], None] = lambda: None  # it is not idle any more
         self.scans_active = 0
         self.scans_started = 0
 
@@ -66,12 +67,14 @@ class Reads:
             scan = run()
             if scan is not None:
                 self._scans.append(scan)
+                self.on_waiting()
             return
         waiting = len(self._asked) + self._rounds_count + len(self._waiting) + len(self._scans)
         if waiting >= self._config.queries_waiting_max:
             raise Refused("overloaded", "too many queries are waiting", "try again shortly, with fewer queries at once")
         least = min(self.group.answered_index, self.group.raft.log.last_index)  # what was cut off will never be applied
         self._asked.append((least, run, fail))
+        self.on_waiting()
         self.group.asked = JOBS_IN_TURN
 
     def at_once(self) -> bool:

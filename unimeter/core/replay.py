@@ -46,7 +46,7 @@ class Replay:
             found = hard_state(head)
             if found.term >= self.hard.term:
                 known = 0 if self._alone else self.hard.commit
-                self.hard = found._replace(commit=max(found.commit, known))
+                self.hard = HardState(found.term, found.vote, max(found.commit, known))
                 self._alone = False
         elif head.index <= self.group.applied_index:
             self._cut(self.group.applied_index + 1)  # the checkpoint has it; what was read before is older than it

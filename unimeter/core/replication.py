@@ -8,7 +8,7 @@ A message to a replica that no link leads to is lost, which Raft stands.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from unimeter.config import MIB, NodeConfig
@@ -32,7 +32,7 @@ class Replication:
         self,
         kernels: Kernels,
         config: NodeConfig,
-        groups: Sequence[Group],
+        groups: list[Group],
         peers: Peers,
         journal: Journal,
         marks: LogMarks,

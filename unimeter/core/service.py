@@ -59,8 +59,8 @@ class Status:
 class Service:
     def __init__(
         self,
-        groups: Sequence[Group],
-        reads: Sequence[Reads],
+        groups: list[Group],
+        reads: list[Reads],
         topology: Topology,
         kernels: Kernels,
         config: NodeConfig,

@@ -188,9 +188,13 @@ class Serving(Parts):
                 self._wake()
 
     def _serve_reads(self) -> None:
+        if not self._reading:
+            return
+        self._reading = False
         for reads in self.reads:
             if not reads.idle:
                 self._serve_reads_of(reads.group)
+                self._reading = self._reading or not reads.idle
 
     def _answer_ordered(self) -> None:
         for group in self.groups:

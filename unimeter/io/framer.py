@@ -7,7 +7,6 @@ that is under way can be complete, so a large frame in small pieces costs its by
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Final
 
 from unimeter.kernels.api import FrameTable, Kernels
@@ -37,28 +36,34 @@ class Framer:
         """Does a frame begin with the next byte?"""
         return not self._pending and not self._broken
 
-    def feed(self, data: bytes) -> Iterator[tuple[bytes, FrameTable]]:
-        """Take the link's next bytes; yields buffers with their whole frames. After a frame error nothing more."""
+    def feed(self, data: bytes) -> list[tuple[bytes, FrameTable]]:
+        """Take the link's next bytes; returns buffers with their whole frames. After a frame error nothing more."""
+        found: list[tuple[bytes, FrameTable]] = []
         if self._broken:
-            return
+            return found
         if self._pending:
             self._pending += data
             if len(self._pending) < self._need:
-                return
+                return found
             data = bytes(self._pending)
             self._pending.clear()
         while data:
             frames = self._kernels.frame_scan(data, self._frame_bytes_max)
-            if len(frames) or frames.error:
-                yield data, frames
+            count, consumed = len(frames), frames.consumed
+            if count or frames.error:
+                found.append((data, frames))
             if frames.error:
                 self._broken = True
-                return
-            data = data[frames.consumed :] if frames.consumed else data
-            if not len(frames):
+                return found
+            if consumed == len(data):
+                return found
+            if consumed:
+                data = data[consumed:]
+            if not count:
                 self._pending += data
                 self._need = self._wanted(data)
-                return
+                return found
+        return found
 
     @staticmethod
     def _wanted(data: bytes) -> int:

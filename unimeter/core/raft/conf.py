@@ -39,11 +39,11 @@ def _majority(replicas: tuple[int, ...], yes: Callable[[int], bool]) -> bool:
     return 2 * count > len(replicas)
 
 
-def _majority_index(replicas: tuple[int, ...], match: Callable[[int], int]) -> int:
+def _majority_index(replicas: tuple[int, ...], match: dict[int, int]) -> int:
     """The greatest index that a majority has."""
     if len(replicas) == 1:
-        return match(replicas[0])
-    indexes = [match(replica) for replica in replicas]
+        return match[replicas[0]]
+    indexes = [match[replica] for replica in replicas]
     indexes.sort()
     return indexes[(len(indexes) - 1) // 2]
 
@@ -85,8 +85,8 @@ class Conf:
         """Do those who say yes decide? Nobody decides in a configuration without voters."""
         return _majority(self.voters, yes) and (not self.outgoing or _majority(self.outgoing, yes))
 
-    def quorum_index(self, match: Callable[[int], int]) -> int:
-        """The greatest index that a quorum has; O(n log n)."""
+    def quorum_index(self, match: dict[int, int]) -> int:
+        """The greatest index that a quorum has; `match`: how far each member's log goes. O(n log n)."""
         index = _majority_index(self.voters, match)
         return min(index, _majority_index(self.outgoing, match)) if self.outgoing else index
 

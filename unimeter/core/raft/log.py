@@ -84,11 +84,11 @@ class RaftLog:
         if first < self.first_cached:
             return None
         start = first - self.first_cached
-        room_bytes = bytes_max - len(self._entries[start].data)
+        room_bytes = bytes_max - self._entries[start].size
         end = start + 1
         stop = last_exclusive - self.first_cached
         while end < stop:
-            room_bytes -= len(self._entries[end].data)
+            room_bytes -= self._entries[end].size
             if room_bytes < 0:
                 break
             end += 1
@@ -100,7 +100,7 @@ class RaftLog:
             self._firsts.append(entry.index)
             self._terms.append(entry.term)
         self._entries.append(entry)
-        self.cached_bytes += len(entry.data)
+        self.cached_bytes += entry.size
         self.last_index = entry.index
 
     def truncate(self, first: int) -> None:
@@ -121,7 +121,7 @@ class RaftLog:
         count = 0
         limit = min(through_index - self.first_cached + 1, len(self._entries))
         while count < limit and self.cached_bytes > keep_bytes_max:
-            self.cached_bytes -= len(self._entries[count].data)
+            self.cached_bytes -= self._entries[count].size
             count += 1
         if count:
             del self._entries[:count]

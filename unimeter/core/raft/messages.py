@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from unimeter.core.raft.conf import Conf
 
@@ -38,15 +38,16 @@ class Kind(IntEnum):
 
 
 class Entry:
-    """One place in the log. `data` is opaque and whole; `conf` is what it says when it is a configuration entry. `head`:
-    what else its maker knows about it without looking into it; Raft does not ask."""
+    """One place in the log. `data` is opaque and whole, `size` its bytes; `conf` is what it says when it is a configuration
+    entry. `head`: what else its maker knows about it without looking into it; Raft does not ask."""
 
-    __slots__ = ("conf", "data", "head", "index", "term")
+    __slots__ = ("conf", "data", "head", "index", "size", "term")
 
     def __init__(self, index: int, term: int, data: Bytes, conf: Conf | None = None, head: Any = None) -> None:
         self.index = index
         self.term = term
         self.data = data
+        self.size = len(data)
         self.conf = conf
         self.head = head
 
@@ -63,16 +64,34 @@ def bytes_of(entries: Sequence[Entry]) -> int:
     """What their data takes together."""
     size = 0
     for entry in entries:
-        size += len(entry.data)
+        size += entry.size
     return size
 
 
-class HardState(NamedTuple):
-    """What must survive a crash besides the entries. `vote` 0: none in this term. `commit` is a hint that may lag."""
+class HardState:
+    """What must survive a crash besides the entries. `vote` 0: none in this term. `commit` is a hint that may lag. Not changed
+    once it is made."""
 
-    term: int
-    vote: int
-    commit: int
+    __slots__ = ("commit", "term", "vote")
+
+    def __init__(self, term: int, vote: int, commit: int) -> None:
+        self.term = term
+        self.vote = vote
+        self.commit = commit
+
+    def fields(self) -> list[int]:
+        """What __init__ wants."""
+        return [self.term, self.vote, self.commit]
+
+    def said(self, term: int, vote: int) -> bool:
+        """Does it have this vote in this term?"""
+        return self.term == term and self.vote == vote
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HardState) and self.fields() == other.fields()
+
+    def __repr__(self) -> str:
+        return f"HardState{tuple(self.fields())}"
 
 
 class Message:

@@ -186,10 +186,10 @@ def advance(state: RaftState, now_ns: int) -> None:
     if state.commit == state.log.last_index:
         return  # everything is committed already: the slowest replicas' answers change nothing
     progress = state.progress
-    stable_index = state.stable_index
-    index = state.conf.quorum_index(
-        lambda replica: stable_index if replica == state.replica else progress[replica].match
-    )
+    match = {state.replica: state.stable_index}
+    for peer, of_peer in progress.items():
+        match[peer] = of_peer.match
+    index = state.conf.quorum_index(match)
     if index <= state.commit or state.log.term(index) != state.term:
         return
     state.commit = index

@@ -52,10 +52,10 @@ class Stable:
 
     def hard_token(self, term: int, vote: int) -> int:
         """The save that makes this vote in this term durable: 0 if it is, perhaps the one that comes next."""
-        if (term, vote) == self.hard[:2]:
+        if self.hard.said(term, vote):
             return 0
         flying = self.flying
-        if flying is not None and (term, vote) == flying.hard[:2]:
+        if flying is not None and flying.hard.said(term, vote):
             return flying.token
         return self._token + 1
 
@@ -77,7 +77,8 @@ class Stable:
         is not worth a write; it rides along where it costs little beside the entries, and else now and then."""
         assert self.flying is None, "one save at a time"
         log = self._log
-        if self.index >= log.last_index and term == self.hard.term and vote == self.hard.vote:
+        told = self.hard.said(term, vote)
+        if told and self.index >= log.last_index:
             return None
         entries = log.slice(self.index + 1, log.last_index + 1, bytes_max)
         assert entries is not None, "entries that are not durable stay in memory"
@@ -85,7 +86,6 @@ class Stable:
         last_index = self.index + len(entries)
         hard = self.hard
         commit = min(commit, last_index)
-        told = term == hard.term and vote == hard.vote
         if told and commit < hard.commit + COMMITS_UNSAVED_MAX and bytes_of(entries) < COMMIT_RIDES_FROM_BYTES:
             commit = hard.commit
         if not told or commit != hard.commit:

@@ -89,17 +89,20 @@ def record(
     at: int,
     block_bytes: int,
 ) -> tuple[int, int]:
-    length = _RECORD_BYTES
+    count, body = len(entries), 0
     for item in entries:
-        length += (len(item) + 7) & -8
-    length = (length + _RECORD_ALIGN - 1) & -_RECORD_ALIGN
+        body += (len(item) + 7) & -8
+    length = (_RECORD_BYTES + body + _RECORD_ALIGN - 1) & -_RECORD_ALIGN
     if -(-(at + length) // block_bytes) * block_bytes > len(out):
         raise ValueError(f"a record of {length} bytes does not fit into {len(out) - at}")
     place: Any = _from_buffer(out)
     end = at + _RECORD_BYTES
-    for item in entries:
-        end = _um_record_add(place, end, lent(item), len(item))
-    chain: int = _um_record_finish(place, at, end, kind, len(entries), seq, prev_chain, stamp_ns, block_bytes)
+    for number in range(count - 1):
+        end = _um_record_add(place, end, lent(entries[number]), len(entries[number]))
+    last: Bytes = entries[count - 1] if count else b""
+    chain: int = _um_record_finish(
+        place, at, end, lent(last), len(last), kind, count, seq, prev_chain, stamp_ns, block_bytes
+    )
     return length, chain
 
 
