@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import itertools
 import mmap
 import resource
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +30,6 @@ from unimeter.kernels.native.state import NativeGroupState
 
 PAGE = mmap.PAGESIZE
 HUGE_PAGE = 2 * MIB
-POPULATE_WRITE = 23  # madvise; since Linux 5.14
 ROOMY = state_limits(512 * MIB)  # a generation of fingerprints takes 25 MiB
 ENTRY_ROWS = 4000
 MANY = 70_000  # so many fingerprints take more than the MiB from which a region is looked after
@@ -218,11 +219,6 @@ class Memory:
 @pytest.fixture
 def memory() -> Memory:
     made = Memory()
-    try:
-        made.map.madvise(POPULATE_WRITE, 0, PAGE)
-    except OSError:
-        pytest.skip("this kernel makes no pages ahead")
-    made.map.madvise(mmap.MADV_DONTNEED, 0, PAGE)
     assert made.made() == 0
     return made
 
@@ -250,14 +246,14 @@ def wait_until(desk: Desk, so: Callable[[], bool]) -> None:
 
 
 def test_pages_are_made_and_hold_nothing(desk: Desk, memory: Memory) -> None:
-    desk.disk.touch(Touch([(memory.address, memory.size)]))
+    desk.disk.touch(Touch([(memory.address, memory.size)], memory.map))
     wait_until(desk, lambda: memory.made() == memory.size // PAGE)
     assert memory.map[:] == bytes(memory.size)
     assert desk.done == [], "nobody waits for it"
 
 
 def test_writing_to_pages_that_were_made_waits_for_none(desk: Desk, memory: Memory) -> None:
-    desk.disk.touch(Touch([(memory.address, memory.size)]))
+    desk.disk.touch(Touch([(memory.address, memory.size)], memory.map))
     wait_until(desk, lambda: memory.made() == memory.size // PAGE)
     assert memory.faults_of_writing() < 100
     assert Memory().faults_of_writing() >= 8 * MIB // PAGE, "a page that was not made is waited for"
@@ -265,7 +261,7 @@ def test_writing_to_pages_that_were_made_waits_for_none(desk: Desk, memory: Memo
 
 def test_each_stretch_is_made_and_nothing_beside_it(desk: Desk, memory: Memory) -> None:
     stretches = [(PAGE, PAGE), (MIB, 2 * MIB + PAGE), (4 * MIB, 3 * PAGE)]
-    desk.disk.touch(Touch([(memory.address + at, size) for at, size in stretches]))
+    desk.disk.touch(Touch([(memory.address + at, size) for at, size in stretches], memory.map))
     wanted = sum(size for _, size in stretches) // PAGE
     wait_until(desk, lambda: memory.made() >= wanted)
     assert memory.made() == wanted
@@ -275,7 +271,7 @@ def test_each_stretch_is_made_and_nothing_beside_it(desk: Desk, memory: Memory) 
 def test_what_pages_hold_stays(desk: Desk, memory: Memory) -> None:
     content = bytes(range(1, 251)) * (2 * MIB // 250)
     memory.map[: len(content)] = content
-    desk.disk.touch(Touch([(memory.address, memory.size)]))
+    desk.disk.touch(Touch([(memory.address, memory.size)], memory.map))
     wait_until(desk, lambda: memory.made() == memory.size // PAGE)
     assert memory.map[: len(content)] == content
 
@@ -294,15 +290,29 @@ def use(desk: Desk, name: str = "a") -> None:
     work.check(job)
 
 
-def test_memory_that_is_gone_does_no_harm(desk: Desk, memory: Memory) -> None:
-    gone = mmap.mmap(-1, 16 * MIB)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(gone))
-    gone.close()
-    wrong = [(address, 16 * MIB), (0, 4 * PAGE), (PAGE, PAGE), (memory.address + 1, PAGE), (2**64 - PAGE, PAGE)]
-    desk.disk.touch(Touch([*wrong, (memory.address, memory.size)]))
+def test_memory_is_kept_until_its_pages_are_made_and_no_longer(desk: Desk) -> None:
+    """Its owner has given it up meanwhile: a state that moved, a group that is no more."""
+    memory = Memory()
+    gone = weakref.ref(memory)
+    desk.disk.touch(
+        Touch([(memory.address, memory.size // 2), (memory.address + memory.size // 2, memory.size // 2)], memory)
+    )
+    del memory
+    gc.collect()
+    assert gone() is not None
+    wait_until(desk, lambda: gone() is None)
     use(desk)
-    wait_until(desk, lambda: memory.made() == memory.size // PAGE)
-    assert memory.map[:] == bytes(memory.size)
+
+
+def test_pages_are_made_while_somebody_writes_to_them_and_nothing_of_that_is_lost(desk: Desk, memory: Memory) -> None:
+    numbers = memoryview(memory.map).cast("Q")
+    for round_ in range(1, 21):
+        desk.disk.touch(Touch([(memory.address, memory.size)], memory.map))
+        for at in range(0, memory.size // 8, PAGE // 8):  # the very words that it touches
+            numbers[at] = at * round_ + 1
+        assert all(numbers[at] == at * round_ + 1 for at in range(0, memory.size // 8, PAGE // 8))
+    numbers.release()
+    use(desk)
 
 
 def test_a_full_lane_forgets_what_does_not_fit_and_works_on(desk: Desk, memory: Memory) -> None:
@@ -310,16 +320,16 @@ def test_a_full_lane_forgets_what_does_not_fit_and_works_on(desk: Desk, memory: 
     count = 2 * lib.UM_SYS_DEPTH + 50
     pages = memory.size // PAGE
     assert count < pages
-    desk.disk.touch(Touch([(memory.address + n * PAGE, PAGE) for n in range(count)]))
+    desk.disk.touch(Touch([(memory.address + n * PAGE, PAGE) for n in range(count)], memory.map))
     wait_until(desk, lambda: memory.made() >= lib.UM_SYS_DEPTH)
     use(desk)
     assert memory.made() == memory.made(0, lib.UM_SYS_DEPTH * PAGE) == lib.UM_SYS_DEPTH
-    desk.disk.touch(Touch([(memory.address, memory.size)]))
+    desk.disk.touch(Touch([(memory.address, memory.size)], memory.map))
     wait_until(desk, lambda: memory.made() == pages)
 
 
 def test_close_waits_for_memory_being_made_and_tells_nobody(desk: Desk, memory: Memory) -> None:
-    desk.disk.touch(Touch([(memory.address, memory.size)]))
+    desk.disk.touch(Touch([(memory.address, memory.size)], memory.map))
     desk.disk.close()
     assert memory.made() == memory.size // PAGE
     desk.look_round()
@@ -332,7 +342,7 @@ def test_a_state_is_the_same_with_its_memory_made_and_without(desk: Desk) -> Non
     for first in range(0, 2 * MANY, 2 * ENTRY_ROWS):
         asked = made.state.ahead()
         stretches += len(asked)
-        desk.disk.touch(Touch(asked))  # in the lane's own time, while entries are applied
+        desk.disk.touch(Touch(asked, made.state.memory))  # in the lane's own time, while entries are applied
         for log in (made, plain):
             remember(log, 2 * ENTRY_ROWS, first)
         assert made.state.meta() == plain.state.meta()

@@ -36,10 +36,7 @@
 #include <unistd.h>
 
 #define UM__STACK_BYTES (256u << 10)
-#define UM__TOUCH_BYTES (2u << 20)
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23       /* since Linux 5.14 */
-#endif
+#define UM__PAGE_BYTES 4096u          /* or a part of one */
 
 typedef struct {
     uint64_t op, offset, length, submitted_ns;
@@ -108,12 +105,10 @@ static void um__signal(um_sys_disk *disk) {
     while (write(disk->eventfd, &one, sizeof one) < 0 && errno == EINTR) {}
 }
 
-/* In steps: meanwhile nobody can map or unmap anything. */
+/* By writing to each page what it holds, whatever else is being written there. Not by madvise: that keeps whoever wants to map or unmap memory
+ * waiting, and this thread may be kept from its CPU for long (um__give_way). Since Linux 6.4 a page fault keeps nobody. */
 static void um__touch(uint8_t *memory, uint64_t bytes) {
-    for (uint64_t at = 0; at < bytes; at += UM__TOUCH_BYTES) {
-        uint64_t step = bytes - at < UM__TOUCH_BYTES ? bytes - at : UM__TOUCH_BYTES;
-        if (madvise(memory + at, step, MADV_POPULATE_WRITE)) return; /* an older kernel, or the memory is gone */
-    }
+    for (uint64_t at = 0; at < bytes; at += UM__PAGE_BYTES) __atomic_fetch_or(memory + at, 0, __ATOMIC_RELAXED);
 }
 
 /* The bulk lane has zeros to write since then. */

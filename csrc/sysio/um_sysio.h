@@ -94,7 +94,7 @@ void um_sys_keep_memory(uint64_t large_bytes, uint64_t spare_bytes);
 /* Call function(argument) in the work lane's thread; both are addresses. 1: accepted; 0: the lane is full, drain first. */
 int um_sys_call(um_sys_disk *disk, uint64_t op, uint64_t function, uint64_t argument);
 /* Have the pages of a stretch of memory made, in the memory lane's thread, so that whoever writes there first need not wait
- * for them. Memory that is gone meanwhile does no harm. 1: accepted; 0: the lane is full. */
+ * for them. What it holds stays; it must be mapped until the end is drained. 1: accepted; 0: the lane is full. */
 int um_sys_touch(um_sys_disk *disk, uint64_t op, uint64_t address, uint64_t bytes);
 /* CDEF END */
 #endif

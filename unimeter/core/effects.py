@@ -79,11 +79,15 @@ class Apply(NamedTuple):
     job: Job
 
 
-class Touch(NamedTuple):
+class Touch:
     """Memory that will soon be written to for the first time: (address, bytes), whole pages. A hint: whoever runs the node
-    may have the pages made meanwhile. No completion."""
+    may have the pages made meanwhile. No completion. `memory` keeps them mapped: to be held until they are made."""
 
-    stretches: list[tuple[int, int]]
+    __slots__ = ("memory", "stretches")
+
+    def __init__(self, stretches: list[tuple[int, int]], memory: object) -> None:
+        self.stretches = stretches
+        self.memory = memory
 
 
 class Dial(NamedTuple):

@@ -42,7 +42,9 @@ class Group(LogEnd):
         self.on_settled: Callable[[Group], None] = lambda _group: None  # the state may be asked, for a moment
         # have it done by another thread; returns the number that applied_aside is told
         self.work: Callable[[Job], int] = _no_work
-        self.touch: Callable[[list[tuple[int, int]]], None] = lambda _stretches: None  # have these pages made
+        self.touch: Callable[[list[tuple[int, int]], object], None] = lambda _stretches, _memory: (
+            None
+        )  # have these pages made
         self.on_superseded: Callable[[Group, Sealed], None] = lambda _group, _sealed: None
         self.on_bundle: Callable[[Group, Bundled, Applied, int], None] = lambda *_: None
 
@@ -126,7 +128,7 @@ class Group(LogEnd):
         """Have the state's next memory made by somebody else."""
         stretches = self.state.ahead()
         if stretches:
-            self.touch(stretches)
+            self.touch(stretches, self.state.memory)
 
     def _next_entries(self, end: int) -> list[tuple[Entry, Head]]:
         """Entries of events that can be applied in one go; or a single one of another kind."""

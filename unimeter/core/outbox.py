@@ -38,8 +38,8 @@ class Outbox:
         self._effects.append(Apply(self._op, job))
         return self._op
 
-    def touch(self, stretches: list[tuple[int, int]]) -> None:
-        self._effects.append(Touch(stretches))
+    def touch(self, stretches: list[tuple[int, int]], memory: object) -> None:
+        self._effects.append(Touch(stretches, memory))
 
     def request(self, request: Operation) -> int:
         """A flow's disk operation, on the background lane. Returns its number."""

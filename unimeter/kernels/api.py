@@ -306,6 +306,10 @@ class GroupState(Protocol):
         """(address, bytes): memory that is soon written to for the first time, each stretch once. Whoever has its pages made
         in time saves the next entries waiting for them; nothing depends on it."""
 
+    @property
+    def memory(self) -> object:
+        """Where that is, mapped as long as somebody holds this. (The state may move to another.)"""
+
     def meta(self) -> Meta: ...
     def limits(self) -> Limits: ...
     def region_counts(self) -> tuple[int, ...]:

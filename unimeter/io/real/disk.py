@@ -184,6 +184,7 @@ class RealDisk:
         self.around: Callable[[Callable[[], None]], None] = lambda callback: callback()
         self._flush: Callable[[], None] = lambda: None
         self._pending: dict[int, tuple[Write | Create | Delete | Read, Any]] = {}  # op -> effect, its memory
+        self._touched: deque[object] = deque()  # the memory of each stretch that the memory lane has
         self._jobs: dict[int, Apply] = {}  # that the work lane has, or nobody
         self._backlog: tuple[deque[tuple[Any, ...]], ...] = tuple(deque() for _ in range(lib.UM_SYS_LANES))
         self._reading: dict[str, int] = {}  # file -> reads under way
@@ -252,7 +253,8 @@ class RealDisk:
     def touch(self, effect: Touch) -> None:
         """Have the pages made in the memory lane; where that is full they are made when they are needed."""
         for address, size in effect.stretches:
-            lib.um_sys_touch(self._disk, 0, address, size)
+            if lib.um_sys_touch(self._disk, 0, address, size):
+                self._touched.append(effect.memory)
 
     def _worked(self, op: int) -> None:
         assert self._on_done is not None
@@ -312,6 +314,7 @@ class RealDisk:
         self._disk = ffi.NULL
         self._pending.clear()
         self._jobs.clear()
+        self._touched.clear()
         for backlog in self._backlog:
             backlog.clear()
         os.close(self._lock_fd)
@@ -346,6 +349,7 @@ class RealDisk:
                 self._worked(op)
                 continue
             if kind == lib.UM_SYS_TOUCH:
+                self._touched.popleft()
                 continue
             effect, memory = self._pending.pop(op)
             error = self._account(effect, answer)

@@ -162,6 +162,10 @@ class NativeGroupState:
         count = _um_state_ahead(self.cdata, self._stretches)
         return [(self._stretches[n].address, self._stretches[n].bytes) for n in range(count)] if count else []
 
+    @property
+    def memory(self) -> object:
+        return self._memory
+
     def begin(self, catalog: Catalog, entries: Sequence[Bytes]) -> NativeJob:
         self._assert_idle()
 

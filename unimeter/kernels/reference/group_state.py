@@ -49,6 +49,10 @@ class ReferenceGroupState:
     def ahead(self) -> list[tuple[int, int]]:
         return []
 
+    @property
+    def memory(self) -> object:
+        return None
+
     def begin(self, catalog: Catalog, entries: Sequence[Bytes]) -> DeferredJob:
         return DeferredJob(self, catalog, entries)
 
