@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -265,24 +266,27 @@ def fill(bench: Bench) -> Bench:
     return bench
 
 
+TIMES = itertools.count(JAN_1)
+
+
+def is_lone(bench: Bench, link: int, *accounts: int) -> bool:
+    """Requests with an event each arrive together: is the write that they make a lone one?"""
+    bench.feed(link, b"".join(v1_ingest(v1_event("calls", account, 1, next(TIMES))) for account in accounts))
+    bench.turn()
+    (write,) = bench.pending
+    assert isinstance(write, Write)
+    bench.disk()
+    return write.lone
+
+
 def test_a_write_is_lone_when_requests_have_come_by_one_connection_for_a_while(bench: Bench) -> None:
     bench.link(2)
-
-    def lone(link: int) -> bool:
-        bench.feed(link, v1_ingest(v1_event("calls", 7, 1, next(times))))
-        bench.turn()
-        (write,) = bench.pending
-        assert isinstance(write, Write)
-        bench.disk()
-        return write.lone
-
-    times = iter(range(JAN_1, JAN_1 + 100))
     need = bench.config.lone_arrivals
-    assert not lone(2)
-    assert [lone(1) for _ in range(need + 2)] == [False] * need + [True] * 2
-    assert [lone(1 + n % 2) for n in range(4)] == [True, False, False, False], "two by turns"
-    assert [lone(1) for _ in range(need + 1)][-1]
-    bench.feed(1, v1_ingest(*[v1_event("calls", 7, 1, next(times)) for _ in range(60)] * 6))
+    assert not is_lone(bench, 2, 7)
+    assert [is_lone(bench, 1, 7) for _ in range(need + 2)] == [False] * need + [True] * 2
+    assert [is_lone(bench, 1 + n % 2, 7) for n in range(4)] == [True, False, False, False], "two by turns"
+    assert [is_lone(bench, 1, 7) for _ in range(need + 1)][-1]
+    bench.feed(1, v1_ingest(*[v1_event("calls", 7, 1, next(TIMES)) for _ in range(60)] * 6))
     bench.turn()
     assert [effect.lone for effect in bench.pending if isinstance(effect, Write)] == [False], "that is not short"
 
@@ -294,20 +298,10 @@ def test_a_write_of_several_requests_is_lone_only_where_there_is_one_group(group
     bench.disk()
     bench.link(1)
     assert bench.ask(1, v1_metric("calls")) == (0, b"")
-
-    def lone(*accounts: int) -> bool:
-        bench.feed(1, b"".join(v1_ingest(v1_event("calls", account, 1, next(times))) for account in accounts))
-        bench.turn()
-        (write,) = bench.pending
-        assert isinstance(write, Write)
-        bench.disk()
-        return write.lone
-
-    times = iter(range(JAN_1, JAN_1 + 100))
-    assert [lone(7) for _ in range(bench.config.lone_arrivals + 1)][-1]
-    assert lone(7, 7) is (groups == 1), "of one group"
-    assert lone(7, 8) is (groups == 1), "of two, if there are so many"
-    assert lone(7)
+    assert [is_lone(bench, 1, 7) for _ in range(bench.config.lone_arrivals + 1)][-1]
+    assert is_lone(bench, 1, 7, 7) is (groups == 1), "of one group"
+    assert is_lone(bench, 1, 7, 8) is (groups == 1), "of two, if there are so many"
+    assert is_lone(bench, 1, 7)
 
 
 def test_a_record_with_several_entries_is_read_once(bench: Bench) -> None:

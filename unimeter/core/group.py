@@ -42,9 +42,8 @@ class Group(LogEnd):
         self.on_settled: Callable[[Group], None] = lambda _group: None  # the state may be asked, for a moment
         # have it done by another thread; returns the number that applied_aside is told
         self.work: Callable[[Job], int] = _no_work
-        self.touch: Callable[[list[tuple[int, int]], object], None] = lambda _stretches, _memory: (
-            None
-        )  # have these pages made
+        # have these pages made; they stay mapped as long as somebody holds that object
+        self.touch: Callable[[list[tuple[int, int]], object], None] = lambda *_: None
         self.on_superseded: Callable[[Group, Sealed], None] = lambda _group, _sealed: None
         self.on_bundle: Callable[[Group, Bundled, Applied, int], None] = lambda *_: None
 

@@ -72,7 +72,7 @@ class Process(Protocol):
         """See to the job in another thread, or not at all; then driver.completed(ApplyDone), never from inside this call."""
 
     def touch(self, effect: Touch) -> None:
-        """Have those pages made in another thread, or ignore it."""
+        """Have those pages made in another thread, holding on to `effect.memory` until they are, or ignore it."""
 
     def halt(self, reason: str | None) -> None:
         """End this process: reason None is a clean stop, anything else a failure to be reported loudly."""
