@@ -57,7 +57,6 @@ class Records:
         self._saving: list[Saving] = []  # what the record in flight, or held, consists of
         self._held: list[Bytes] | None = None  # entries of a record that waits for the next segment
         self._held_bytes = 0
-        self._batches = 0  # requests' batches in it
         self._stamp_ns = 0
         # with several groups one request is many entries, and its client waits for all of them
         self._lockstep = Lockstep(config) if len(groups) == 1 else None
@@ -97,16 +96,20 @@ class Records:
         return True
 
     def _is_lone(self) -> bool:
-        # many requests that are spread over several groups: others of that client, and of other nodes, come meanwhile
-        alone = len(self._groups) == 1 or self._batches <= 1
         short = self._held_bytes <= LONE_BYTES
-        return short and alone and self.one_client and not any(item.group.hasty for item in self._saving)
+        if not short or not self.one_client or any(item.group.hasty for item in self._saving):
+            return False
+        # many requests that are spread over several groups: others of that client, and of other nodes, come meanwhile
+        return len(self._groups) == 1 or self._batch_count() <= 1
+
+    def _batch_count(self) -> int:
+        """Of the requests in the record."""
+        return sum([head_in(entry).batch_count for item in self._saving for entry in item.save.entries])
 
     def _gather(self, now: Now) -> bool:
         """Seal what waits, and take from every group what it has to save. False: there is nothing."""
         whole = room = self._room_bytes()
         entries: list[Bytes] = []
-        batches = 0
         count = len(self._groups)
         for turn in range(count):
             group = self._groups[(self._first + turn) % count]
@@ -123,7 +126,6 @@ class Records:
             for entry in save.entries:
                 room -= padded_bytes(entry.data)
                 entries.append(entry.data)
-                batches += head_in(entry).batch_count
             if save.hard is not None:
                 hard = hard_entry(self._kernels, group.number, save.hard)
                 room -= padded_bytes(hard)
@@ -131,7 +133,6 @@ class Records:
         if not self._saving:
             return False
         self._held, self._held_bytes, self._stamp_ns = entries, whole - room, max(1, now.wall_ns)
-        self._batches = batches
         return True
 
     def _room_bytes(self) -> int:

@@ -47,22 +47,21 @@ class Framer:
                 return found
             data = bytes(self._pending)
             self._pending.clear()
-        while data:
+        while data and not self._broken:
             frames = self._kernels.frame_scan(data, self._frame_bytes_max)
             count, consumed = len(frames), frames.consumed
             if count or frames.error:
                 found.append((data, frames))
             if frames.error:
                 self._broken = True
-                return found
-            if consumed == len(data):
-                return found
-            if consumed:
+            elif consumed == len(data):
+                break  # nearly always
+            elif count:
                 data = data[consumed:]
-            if not count:
+            else:
                 self._pending += data
                 self._need = self._wanted(data)
-                return found
+                break
         return found
 
     @staticmethod

@@ -98,7 +98,8 @@ def record(
     place: Any = _from_buffer(out)
     end = at + _RECORD_BYTES
     for number in range(count - 1):
-        end = _um_record_add(place, end, lent(entries[number]), len(entries[number]))
+        item = entries[number]
+        end = _um_record_add(place, end, lent(item), len(item))
     last: Bytes = entries[count - 1] if count else b""
     chain: int = _um_record_finish(
         place, at, end, lent(last), len(last), kind, count, seq, prev_chain, stamp_ns, block_bytes
